@@ -1,0 +1,1 @@
+"""The nouns: problems, traces, releases, access levels, methods, seeds, errors. No torch."""

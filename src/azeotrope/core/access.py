@@ -1,0 +1,14 @@
+"""What an attacker sees of a reply, as an ordered type."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Access(IntEnum):
+    """Ordered access levels; an attack declares the least it needs and can never read above it."""
+
+    TEXT = 0
+    TOPK_LOGPROBS = 1
+    FULL_LOGITS = 2
+    WEIGHTS = 3

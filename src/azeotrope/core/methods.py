@@ -1,0 +1,147 @@
+"""What every defense and attack is: a frozen, typed set of hyper-parameters with one strength dial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from random import Random
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError, nearest
+from azeotrope.core.types import Paper, Trace
+
+
+M = TypeVar("M", bound="Method")
+
+
+class Stage(StrEnum):
+    """Where a defense acts; a composition is applied in this order."""
+
+    TEACHER = "teacher"
+    LOGITS = "logits"
+    TRACE = "trace"
+    SURFACE = "surface"
+
+
+class Maturity(StrEnum):
+    """`reproduced` only where a study in the repository shows the published direction."""
+
+    EXPERIMENTAL = "experimental"
+    REPRODUCED = "reproduced"
+    CONTROL = "control"
+
+
+class Settings(BaseModel):
+    """Base of all typed settings: frozen, unknown keys rejected."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(Settings):
+    """A published method or a control. Hyper-parameters are fields; data and models are call arguments."""
+
+    kind: ClassVar[str]
+    summary: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
+    version: ClassVar[int] = 1  # bumped whenever the numbers it produces change
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes this method's output, for hashing and for the manifest."""
+        return {"kind": self.kind, "version": self.version, **self.model_dump(mode="json")}
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: kind and the settings that differ from their defaults."""
+        fields = type(self).model_fields
+        parts = [f"{k}={_short(v)}" for k, v in self if v != fields[k].default]
+        return self.kind + (f"({', '.join(parts)})" if parts else "")
+
+
+class Defense(Method):
+    """A method with exactly one strength dial; strength 0 is the identity, bit for bit."""
+
+    stage: ClassVar[Stage]
+    dial: ClassVar[str]  # the name of the field that is the strength; "" for `none`
+    sweep: ClassVar[tuple[float, ...]] = ()  # strengths worth trying on the embedded models
+
+    @property
+    def strength(self) -> float:
+        """The value of the strength dial (0.0 for the identity)."""
+        return float(getattr(self, self.dial)) if self.dial else 0.0
+
+    def at(self, strength: float) -> Self:
+        """Return the same method at another strength, validated."""
+        if not self.dial:
+            return self
+        return type(self).model_validate({**self.model_dump(), self.dial: strength})
+
+
+class TraceDefense(Defense):
+    """Acts on finished or streaming text. Only the reasoning may change, never the answer span."""
+
+    stage: ClassVar[Stage] = Stage.TRACE
+
+    def rewrite(self, trace: Trace, rng: Random) -> Trace:
+        """Return the trace to release. Deterministic given `rng`'s state."""
+        raise NotImplementedError(f"{type(self).__name__} must define rewrite()")
+
+
+class Attack(Method):
+    """How a thief turns a release into a student."""
+
+    needs: ClassVar[Access] = Access.TEXT
+
+
+def parse_method(cls: type[M], settings: Mapping[str, Any], where: str) -> M:
+    """Build `cls` from a mapping; every problem becomes one sentence naming `where` and the key.
+
+    Raises ConfigError.
+    """
+    try:
+        return cls.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ConfigError(explain(error, where, cls)) from None
+
+
+def explain(error: ValidationError, where: str, cls: type[BaseModel]) -> str:
+    """Turn the first pydantic complaint into one sentence with the dotted path and the nearest key."""
+    first = error.errors()[0]
+    path = ".".join([where, *map(str, first["loc"])]).strip(".")
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        return f"Unknown setting '{path}'.{nearest(key, _keys_at(cls, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"'{path}' is required."
+    message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
+    return f"'{path}': {message[0].lower() + message[1:]}{shown}."
+
+
+def _keys_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The field names of the model that sits at `loc` below `cls` (best effort for nested models)."""
+    current: Any = cls
+    for part in loc:
+        info = getattr(current, "model_fields", {}).get(part)
+        if info is None:
+            continue
+        current = _model_in(info.annotation) or current
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for arg in getattr(annotation, "__args__", ()):
+        found = _model_in(arg)
+        if found:
+            return found
+    return None
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
