@@ -1,0 +1,195 @@
+"""From a study's method lists to arms: sweeps expanded, compositions ordered, labels made unique.
+
+A defense entry is `{kind: ads, lam: 0.1, ...}`; a list on the strength dial (`lam: [0.1, 0.2]`) is a sweep
+and gives one arm per strength. A composition is `{compose: [{...}, {...}]}`; sweeps inside it multiply out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from azeotrope.core import plugins
+from azeotrope.core.errors import ConfigError, MissingError
+from azeotrope.core.methods import Attack, Defense, Maturity, Settings, Stage, explain, parse_method
+from azeotrope.core.seeds import fingerprint
+from azeotrope.study.config import Study
+
+UNDEFENDED = "none"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One point of the study's first axis: a defense (or composition) at one strength.
+
+    `curve` names the trade-off curve this arm is a point of: everything but the strength. `strength` is that
+    of the swept member of a composition (the first member if none or several are swept).
+    """
+
+    label: str
+    defense: str
+    curve: str
+    strength: float
+    is_control: bool
+    settings: tuple[Json, ...]
+    identity: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A task or attack with its unique label, complete settings and identity (with the version)."""
+
+    label: str
+    settings: Json
+    identity: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """Everything a study multiplies out, except students and draws."""
+
+    tasks: tuple[Named, ...]
+    arms: tuple[Arm, ...]
+    attacks: tuple[Named, ...]
+
+
+NONE = Arm(label=UNDEFENDED, defense=UNDEFENDED, curve=UNDEFENDED, strength=0.0, is_control=False,
+           settings=(), identity=())
+
+
+def expand(study: Study) -> Expansion:
+    """Parse every method of a study through the catalogue and expand the sweeps.
+
+    Raises ConfigError (unknown kind or setting, repeated entry) and MissingError (optional package).
+    """
+    tasks = [_task(entry, f"tasks.{i}") for i, entry in enumerate(study.tasks)]
+    attacks = [_attack(entry, f"attacks.{i}") for i, entry in enumerate(study.attacks)]
+    arms = [arm for i, entry in enumerate(study.defenses) for arm in _arms(entry, f"defenses.{i}")]
+    for group, found in (("tasks", tasks), ("attacks", attacks)):
+        _no_repeats(group, [(item.label, item.identity) for item in found])
+    _no_repeats("defenses", [(arm.label, arm.identity) for arm in arms if arm.settings])
+    families = [student.family for student in study.students]
+    _no_repeats("students", [(family, family) for family in families])
+    return Expansion(
+        tasks=tuple(_relabel(tasks, short=True)),
+        attacks=tuple(_relabel(attacks, short=False)),
+        arms=(NONE, *_unique_arms([arm for arm in arms if arm.settings])),
+    )
+
+
+def _arms(entry: Mapping[str, Any], where: str) -> list[Arm]:
+    """Expand one entry of `defenses` into arms (an explicit `none` gives the reference arm)."""
+    if "compose" not in entry:
+        return [_arm([pick]) for pick in _sweep(entry, where)]
+    extra = sorted(set(entry) - {"compose"})
+    if extra:
+        raise ConfigError(f"Unknown setting '{where}.{extra[0]}'; a composition has the key 'compose' only.")
+    members = entry["compose"]
+    if not isinstance(members, list | tuple) or not members:
+        raise ConfigError(f"'{where}.compose' should be a list of defenses.")
+    options = [_sweep(member, f"{where}.compose.{i}") for i, member in enumerate(members)]
+    return [_arm(picks) for picks in itertools.product(*options)]
+
+
+def _sweep(entry: Any, where: str) -> list[tuple[Defense, bool]]:
+    """Parse one defense; a list on its dial gives several, marked as swept."""
+    cls, settings = _class("defenses", entry, where)
+    dial = str(getattr(cls, "dial", ""))
+    values = settings.get(dial)
+    if not dial or not isinstance(values, list | tuple):
+        return [(parse_method(cls, settings, where), False)]
+    if not values:
+        raise ConfigError(f"'{where}.{dial}' is an empty list; give at least one strength.")
+    return [(parse_method(cls, {**settings, dial: value}, where), True) for value in values]
+
+
+def _arm(picks: Sequence[tuple[Defense, bool]]) -> Arm:
+    """Build an arm from (defense, swept?) pairs, ordered by where they act."""
+    order = {stage: i for i, stage in enumerate(Stage)}
+    acting = sorted((m for m, _ in picks if m.kind != UNDEFENDED), key=lambda m: order[m.stage])
+    if not acting:
+        return NONE
+    lead = next((m for m, swept in picks if swept), acting[0])
+    return Arm(
+        label=" + ".join(_label(m, with_dial=True) for m in acting),
+        defense="+".join(m.kind for m in acting),
+        curve=" + ".join(_label(m, with_dial=m is not lead) for m in acting),
+        strength=lead.strength,
+        is_control=all(m.maturity is Maturity.CONTROL for m in acting),
+        settings=tuple({"kind": m.kind, **m.model_dump(mode="json")} for m in acting),
+        identity=tuple(m.identity() for m in acting),
+    )
+
+
+def _label(method: Settings, *, with_dial: bool) -> str:
+    """`kind(dial=.1, other=..)`: the dial if wanted, and the settings that differ from their defaults."""
+    dial = getattr(method, "dial", "")
+    fields = type(method).model_fields
+    shown = {dial: getattr(method, dial)} if dial and with_dial else {}
+    shown |= {k: v for k, v in method if k != dial and v != fields[k].get_default(call_default_factory=True)}
+    parts = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in shown.items()]
+    return str(getattr(method, "kind", "")) + (f"({', '.join(parts)})" if parts else "")
+
+
+def _task(entry: Any, where: str) -> Named:
+    cls, settings = _class("tasks", entry, where)
+    try:
+        task: Settings = cls.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where, cls)) from None
+    complete = {"kind": cls.kind, **task.model_dump(mode="json")}
+    return Named(label=_label(task, with_dial=False), settings=complete,
+                 identity={**complete, "version": int(cls.version)})
+
+
+def _attack(entry: Any, where: str) -> Named:
+    cls, settings = _class("attacks", entry, where)
+    attack: Attack = parse_method(cls, settings, where)
+    return Named(label=_label(attack, with_dial=False), identity=attack.identity(),
+                 settings={"kind": attack.kind, **attack.model_dump(mode="json")})
+
+
+def _class(group: str, entry: Any, where: str) -> tuple[Any, Json]:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+        raise ConfigError(f"'{where}' needs a 'kind', as in '{{kind: none}}'; `azeotrope list` shows them.")
+    try:
+        cls = plugins.load(group, entry["kind"])
+    except (ConfigError, MissingError) as error:
+        raise type(error)(f"'{where}.kind': {error}") from None
+    return cls, {str(key): value for key, value in entry.items() if key != "kind"}
+
+
+def _no_repeats(group: str, items: Sequence[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for label, identity in items:
+        key = fingerprint(identity)
+        if key in seen:
+            raise ConfigError(f"'{group}' lists {label} twice; remove one of them.")
+        seen.add(key)
+
+
+def _relabel(items: Sequence[Named], *, short: bool) -> list[Named]:
+    """Shorten labels to the kind where that is unique (`short`) and tell equal labels apart."""
+    kinds = Counter(item.settings["kind"] for item in items)
+    wanted = [item.settings["kind"] if short and kinds[item.settings["kind"]] == 1 else item.label
+              for item in items]
+    labels = _distinct(wanted, [item.identity for item in items])
+    return [replace(item, label=label) for item, label in zip(items, labels, strict=True)]
+
+
+def _unique_arms(arms: Sequence[Arm]) -> list[Arm]:
+    labels = _distinct([arm.label for arm in arms], [arm.identity for arm in arms])
+    return [replace(arm, label=label) for arm, label in zip(arms, labels, strict=True)]
+
+
+def _distinct(labels: Sequence[str], identities: Sequence[Any]) -> list[str]:
+    """Append a short fingerprint to labels that coincide (e.g. strengths equal to six digits)."""
+    count = Counter(labels)
+    return [f"{label} #{fingerprint(identity, 4)}" if count[label] > 1 else label
+            for label, identity in zip(labels, identities, strict=True)]

@@ -1,0 +1,179 @@
+"""The typed study file: one product of teacher, tasks, defenses, attacks, students and draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from azeotrope.core.errors import ConfigError, MissingError
+from azeotrope.core.methods import Settings, explain
+from azeotrope.core.seeds import fingerprint
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Sampling(Settings):
+    """How the teacher samples. `top_k` 0 and `top_p` 1 switch those filters off."""
+
+    temperature: float = Field(1.0, ge=0, description="0 is greedy decoding")
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    max_new_tokens: Positive | None = Field(None, description="tokens; the task's own limit if not given")
+
+
+class ReleaseSettings(Settings):
+    """What leaves the building per arm and draw: `n` traces."""
+
+    n: Positive = 1000
+    sampling: Sampling = Sampling()
+
+
+class Evaluation(Settings):
+    """How teachers and students are measured."""
+
+    problems: Positive = Field(200, description="test problems; the same for every arm")
+    max_new_tokens: Positive | None = Field(None, description="tokens; the task's own limit if not given")
+    diffs: int = Field(6, ge=0, description="test problems shown in the report's diff explorer")
+
+
+class StudentSettings(Settings):
+    """A family of student checkpoints that differ in their initialization or pre-training seed."""
+
+    family: str = Field(min_length=1, description="model reference prefix, e.g. embedded/student-llama")
+    bases: Positive = 1
+
+
+class Headline(Settings):
+    """What the report leads with; by default chosen from what was measured."""
+
+    metric: str | None = None
+    attack: str | None = None
+
+
+class Analysis(Settings):
+    """How the results are summarized; changing it re-computes tables but repeats no step."""
+
+    drops: tuple[Share, ...] = Field((0.02, 0.05, 0.10), description="teacher utility given up")
+    replicates: int = Field(2000, ge=100, description="bootstrap replicates")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    headline: Headline = Headline()
+
+
+class Study(Settings):
+    """A study as written in YAML. Lists of methods are mappings with a `kind`; see `azeotrope.study.arms`.
+
+    The undefended arm is always included as the reference and need not be listed.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    teacher: str = Field(min_length=1, description="model reference")
+    tasks: tuple[dict[str, Any], ...] = Field(min_length=1)
+    release: ReleaseSettings = ReleaseSettings()
+    defenses: tuple[dict[str, Any], ...] = ()
+    attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
+    students: tuple[StudentSettings, ...] = Field(min_length=1)
+    draws: Positive = Field(1, description="independent data draws; a seed is a (base, draw) pair")
+    seed: int = 0
+    evaluation: Evaluation = Evaluation()
+    analysis: Analysis = Analysis()
+
+    @property
+    def hash(self) -> str:
+        """Fingerprint of the whole resolved study."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study from YAML, with `a.b.0=value` overrides applied, and check every method in it.
+
+    Raises MissingError if the file is not there and ConfigError for everything wrong inside it.
+    """
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} does not hold a study; write 'name:', 'teacher:', 'tasks:' and so on.")
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_study(raw)
+
+
+def parse_study(raw: dict[str, Any]) -> Study:
+    """Build a Study from plain values and check its methods. Raises ConfigError."""
+    from azeotrope.study.arms import expand
+
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(error, "", Study)) from None
+    if study.name == "steps":
+        raise ConfigError("'name': 'steps' is the folder of the shared step store; choose another name.")
+    expand(study)
+    return study
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain values of a YAML file. Raises MissingError, or ConfigError naming the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingError(f"There is no study file {path}; check the path.") from None
+    except OSError as error:
+        raise MissingError(f"The study file {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a UTF-8 text file; a study is written in YAML.") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_place(error)} is not valid YAML: {_problem(error)}.") from None
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one value in place from `a.b.0=value`; the value is read as YAML.
+
+    A missing mapping key is created (typing errors are caught when the study is checked); a list position
+    must exist. Raises ConfigError.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} is not of the form a.b.0=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_problem(error)}.") from None
+    target: Any = raw
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(target, dict) and target.get(key) is None:
+            target[key] = {}
+        target = target[_slot(target, key, keys[:depth], override)]
+    target[_slot(target, keys[-1], keys[:-1], override)] = value
+
+
+def dump_study(study: Study) -> str:
+    """Return the study as YAML with every default filled in; `load_study` reads it back unchanged."""
+    return str(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _slot(target: Any, key: str, above: Sequence[str], override: str) -> str | int:
+    where = ".".join(above) or "the study"
+    if isinstance(target, dict):
+        return key
+    if not isinstance(target, list):
+        raise ConfigError(f"--set {override!r}: {where} is a single value and has no part '{key}'.")
+    if not key.isdigit() or int(key) >= len(target):
+        raise ConfigError(f"--set {override!r}: {where} has {len(target)} entries, counted from 0.")
+    return int(key)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}, column {mark.column + 1}," if mark else ""
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error).replace("\n", " ")

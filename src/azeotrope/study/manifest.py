@@ -1,0 +1,123 @@
+"""The manifest: what was run, with what, on what. Written last; a run without one is not finished."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from azeotrope.study.aggregate import infos
+from azeotrope.study.plan import Plan
+from azeotrope.study.specs import RELEASE
+from azeotrope.study.store import Store
+from azeotrope.study.tables import TaskData
+
+PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "tokenizers", "peft",
+            "accelerate")
+LOGIT_ORDER = ("repetition_penalty", "temperature", "defense", "top_k", "top_p")
+
+
+def build_manifest(plan: Plan, store: Store, tasks: Mapping[str, TaskData], *, command: str | None,
+                   logit_order: Sequence[str], wall_seconds: float) -> dict[str, Any]:
+    """Return the manifest of a finished run. `wall_seconds` is of this invocation; steps hold their own."""
+    study = plan.study
+    details = infos(plan, store)
+    return {
+        "name": study.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "azeotrope_version": _version("azeotrope"),
+        "code_rev": code_revision(),
+        "study_hash": study.hash,
+        "config": study.model_dump(mode="json"),
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb()},
+        "packages": {"python": platform.python_version(),
+                     **{name: found for name in PACKAGES if (found := _version(name))}},
+        "logit_order": list(logit_order),
+        "wall_seconds": round(wall_seconds, 3),
+        "headline": headline(plan, tasks),
+        "notes": notes(plan, details),
+        "problems": {task: {"test": len(data.problems), "release": study.release.n}
+                     for task, data in tasks.items()},
+        "diagnostics": [
+            {"task": item["task"], "arm": item["arm"], "draw": item["draw"], **_extra(item["info"])}
+            for item in details if item["stage"] == RELEASE and _extra(item["info"])
+        ],
+    }
+
+
+def headline(plan: Plan, tasks: Mapping[str, TaskData]) -> dict[str, str]:
+    """Return what the report leads with: an attack, and recall of hidden content if all tasks have it."""
+    wanted = plan.study.analysis.headline
+    cells = [cell for data in tasks.values() for cell in data.students.values()]
+    recall = all("recall_hidden" in cell.scalars for cell in cells)
+    return {"metric": wanted.metric or ("recall_hidden" if recall else "student_accuracy"),
+            "attack": wanted.attack or plan.expansion.attacks[0].label}
+
+
+def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader must know before trusting the numbers: our own caveats, then the stages'."""
+    study = plan.study
+    found = []
+    for student in study.students:
+        seeds = student.bases * study.draws
+        if seeds == 1:
+            found.append(f"{student.family}: one seed; its intervals cover the choice of problems only.")
+        elif seeds < 5:
+            found.append(f"{student.family}: {seeds} seeds; intervals across seeds are rough.")
+    if not any(arm.defense == "temperature" for arm in plan.expansion.arms):
+        found.append("No temperature arm: defenses are not compared at equal teacher cost.")
+    stage_notes = [str(note) for item in details for note in item["info"].get("notes", [])]
+    return [*found, *dict.fromkeys(stage_notes)]
+
+
+def code_revision() -> str | None:
+    """Return the git revision of the installed source, with `+dirty` if modified; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True,
+                              timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", Path(__file__).name):  # inside somebody else's repository
+            return None
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "..") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _extra(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in ("seconds", "tokens", "notes")}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,133 @@
+"""From a study to a graph of steps with content-addressed identities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azeotrope.core.seeds import fingerprint
+from azeotrope.study.arms import Arm, Expansion, Named, expand
+from azeotrope.study.config import StudentSettings, Study
+from azeotrope.study.specs import (
+    ATTACK,
+    RELEASE,
+    UNDISTILLED,
+    AttackSpec,
+    Estimate,
+    ReleaseSpec,
+    Spec,
+    Stages,
+    UndistilledSpec,
+)
+
+ID_LENGTH = 20  # hexadecimal digits: 80 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One unit of work. `cells` counts what it measures: 1 for a release, one per student otherwise."""
+
+    id: str
+    stage: str
+    spec: Spec
+    identity: dict[str, Any]
+    needs: tuple[str, ...]
+    cells: int
+    task: str
+    arm: str = ""
+    attack: str = ""
+    student: str = ""
+    draw: int = 0
+    estimate: Estimate
+
+    @property
+    def label(self) -> str:
+        """A name for messages."""
+        parts = [self.stage, self.task, self.arm, self.attack, self.student]
+        draw = f"draw {self.draw}" if self.stage != UNDISTILLED else ""
+        return " · ".join(part for part in [*parts, draw] if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A study's steps in an order in which each comes after what it needs."""
+
+    study: Study
+    expansion: Expansion
+    steps: tuple[Step, ...]
+
+    def of(self, stage: str, **where: str) -> list[Step]:
+        """Return the steps of a stage whose attributes equal `where` (task=…, arm=…), in plan order."""
+        return [step for step in self.steps if step.stage == stage
+                and all(getattr(step, key) == value for key, value in where.items())]
+
+
+def make_plan(study: Study, stages: Stages) -> Plan:
+    """Expand a study into steps. Raises ConfigError and MissingError as `arms.expand` does."""
+    found = expand(study)
+    steps: list[Step] = []
+    for task in found.tasks:
+        steps += [_undistilled(study, stages, task, student) for student in study.students]
+        for draw in range(study.draws):
+            for arm in found.arms:
+                release = _release(study, stages, task, arm, draw)
+                steps.append(release)
+                steps += [_attack(study, stages, task, attack, student, release)
+                          for attack in found.attacks for student in study.students]
+    unique = {step.id: step for step in steps}
+    return Plan(study=study, expansion=found, steps=tuple(unique.values()))
+
+
+def step_id(stage: str, version: int, identity: Mapping[str, Any], inputs: Mapping[str, str],
+            needs: Sequence[str] = ()) -> str:
+    """Return the fingerprint of everything that changes a step's output."""
+    return fingerprint({"stage": stage, "version": version, "spec": identity, "inputs": dict(inputs),
+                        "needs": list(needs)}, ID_LENGTH)
+
+
+def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> Step:
+    spec = ReleaseSpec(
+        teacher=study.teacher, task=task.settings, arm=arm.settings, n=study.release.n, draw=draw,
+        seed=study.seed, sampling=study.release.sampling, evaluation=study.evaluation,
+    )
+    identity = {"teacher": spec.teacher, "task": task.identity, "arm": list(arm.identity), "n": spec.n,
+                "draw": draw, "seed": spec.seed, "sampling": spec.sampling.model_dump(mode="json"),
+                "evaluation": spec.evaluation.model_dump(mode="json")}
+    return _step(RELEASE, stages, spec, identity, cells=1, task=task.label, arm=arm.label, draw=draw)
+
+
+def _attack(study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings,
+            release: Step) -> Step:
+    spec = AttackSpec(
+        task=task.settings, attack=attack.settings, family=student.family, bases=student.bases,
+        draw=release.draw, seed=study.seed, evaluation=study.evaluation,
+    )
+    identity = {"task": task.identity, "attack": attack.identity, "family": spec.family, "bases": spec.bases,
+                "draw": spec.draw, "seed": spec.seed, "evaluation": _student_evaluation(study)}
+    return _step(ATTACK, stages, spec, identity, cells=spec.bases, task=task.label, arm=release.arm,
+                 attack=attack.label, student=spec.family, draw=spec.draw, needs=(release.id,))
+
+
+def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSettings) -> Step:
+    spec = UndistilledSpec(task=task.settings, family=student.family, bases=student.bases, seed=study.seed,
+                           evaluation=study.evaluation)
+    identity = {"task": task.identity, "family": spec.family, "bases": spec.bases, "seed": spec.seed,
+                "evaluation": _student_evaluation(study)}
+    return _step(UNDISTILLED, stages, spec, identity, cells=spec.bases, task=task.label, student=spec.family)
+
+
+def _student_evaluation(study: Study) -> dict[str, Any]:
+    """The evaluation settings that matter for students (the diff explorer shows teachers only)."""
+    return study.evaluation.model_dump(mode="json", exclude={"diffs"})
+
+
+def _step(stage: str, stages: Stages, spec: Spec, identity: dict[str, Any], *, cells: int, task: str,
+          arm: str = "", attack: str = "", student: str = "", draw: int = 0,
+          needs: tuple[str, ...] = ()) -> Step:
+    inputs = stages.inputs(spec)
+    return Step(
+        id=step_id(stage, stages.versions[stage], identity, inputs, needs), stage=stage, spec=spec,
+        identity={**identity, "inputs": dict(inputs)}, needs=needs, cells=cells, task=task, arm=arm,
+        attack=attack, student=student, draw=draw, estimate=stages.estimate(spec),
+    )
