@@ -118,6 +118,17 @@ def test_other_gold_answers_are_wrong(data_dir: Path) -> None:
     )
 
 
+def test_verdicts_on_real_model_output_agree_with_its_labels(data_dir: Path) -> None:
+    path = data_dir / "traces_r1/thought_anchor_base_qwen14b.jsonl"
+    if not path.is_file():
+        pytest.skip("the data directory has no traces_r1/")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {row["is_correct"] for row in rows} == {True, False}
+    for row in rows:
+        grade = grading.grade_math(row["gt_answer"], row["full_cot"])
+        assert grade.correct == row["is_correct"], (row["item"], grade)
+
+
 def test_gold_traces_close_their_reasoning(tmp_path: Path) -> None:
     task = Gsm8k(path=write(tmp_path / "a.jsonl", gsm_rows(40)))
     problem = task.problems("release", 1)[0]
