@@ -1,0 +1,246 @@
+"""TraceGuard: remove the branching sentences from a reasoning trace, within a budget.
+
+Source: arXiv 2604.23238 (v2), Algorithm 1. The paper removes up to a budget of *anchor* sentences, found by
+keyword at the start of the sentence, and never touches the answer. Its formulas and keyword list are not
+fully recoverable and no code was published; what it leaves open is a parameter here:
+
+=================  =========================================================================================
+symbol             argument
+=================  =========================================================================================
+budget b           `budget` with `unit`. "count": the most sentences removed per trace (the paper's
+                   definition; a fraction is rounded down). "sentences", "tokens": a share in [0, 1] of the
+                   reasoning's sentences or tokens (the percentages in the paper's tables are consistent
+                   with shares of tokens).
+keywords K         `markers`, matched at the start of a sentence
+selection order    `order` (not stated in the paper)
+tags               `categories`: sentences with these functions are candidates too (App. D)
+=================  =========================================================================================
+
+Guarantees. Budget 0 is the identity. The output is the input with whole sentences left out, each with the
+white space after it. The think tags, everything after the last ``</think>`` and any sentence with ``\\boxed``
+stay. For a fixed random state a larger budget removes a superset, and no budget is ever exceeded: candidates
+are put in one order and the longest prefix that fits is removed. The price is that a long candidate early in
+the order can leave part of a share unspent, which matters for traces of a few dozen words.
+
+Assumptions and cost. A token is a white-space separated word; no tokenizer is needed. Nothing in the method
+makes the remaining text coherent, and whether removing markers hurts a distiller more than removing random
+sentences is unproven: always run it beside `random_sentences`. Linear time; `benchmarks/segmentation.py`
+prints the speed (`categories` cost most of it, because every sentence is then matched against eight rules).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from random import Random
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.methods import TraceDefense
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Trace, split_answer
+from azeotrope.text.markers import DEFAULT_MARKERS, marker_set
+from azeotrope.text.segment import Segmenter, boundaries
+from azeotrope.text.taxonomy import Category, categorize
+
+Unit = Literal["count", "sentences", "tokens"]
+Order = Literal["first", "last", "random", "longest"]
+
+_SLACK = 1e-9  # so that a share of .29 of 100 allows 29 and not 28
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A sentence that may be, or was, left out: offsets in the original text, why, and its size in tokens."""
+
+    start: int
+    end: int
+    marker: str
+    tokens: int
+
+
+class TraceGuard(TraceDefense):
+    """Remove branching sentences up to a budget; see the module's text for the guarantees."""
+
+    kind: ClassVar[str] = "traceguard"
+    summary: ClassVar[str] = "removes sentences that open with a branching marker (Wait, Alternatively, ...)"
+    paper: ClassVar[Paper | None] = Paper(
+        id="2604.23238",
+        title="TraceGuard",
+        equations=("Algorithm 1",),
+    )
+    dial: ClassVar[str] = "budget"
+    sweep: ClassVar[tuple[float, ...]] = (0.1, 0.175, 0.25, 0.35)
+
+    budget: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    unit: Unit = "tokens"
+    order: Order = "first"
+    markers: tuple[str, ...] = DEFAULT_MARKERS
+    categories: tuple[Category, ...] = ()
+
+    @model_validator(mode="after")
+    def _share_is_a_share(self) -> Self:
+        if self.unit != "count" and self.budget > 1:
+            raise ValueError(
+                f"a budget in {self.unit} is a share between 0 and 1; use unit 'count' for a number"
+            )
+        return self
+
+    def rewrite(self, trace: Trace, rng: Random) -> Trace:
+        """Return `trace` without the chosen sentences.
+
+        ``meta["removed"]`` lists them (offsets in the original text, marker, tokens); ``meta["undefended"]``
+        is true when there was nothing to remove, and the text is then unchanged. A changed trace has
+        ``n_tokens = 0`` (not known: count it with the tokenizer that reads it), no token ids and no `moved`,
+        because these described the original. Budget 0 returns `trace` itself.
+        """
+        if self.budget == 0:
+            return trace
+        return without(trace, self.choose(trace.text, rng))
+
+    def choose(self, text: str, rng: Random) -> list[Removal]:
+        """Return the sentences of `text` to leave out, in the order of the text."""
+        reasoning, _ = split_answer(text)
+        ends = boundaries(reasoning)
+        found = self._candidates(reasoning, ends)
+        self._arrange(found, rng)
+        return sorted(_prefix(found, self._limit(reasoning, ends), self.unit), key=lambda item: item.start)
+
+    def stream(self) -> TraceGuardStream:
+        """Return the streaming form. Raises ConfigError unless `order` is "first"."""
+        return TraceGuardStream(self)
+
+    def reason(self, text: str, start: int = 0, end: int | None = None) -> str | None:
+        """Return why the sentence ``text[start:end]`` is a candidate (its marker or category), or None."""
+        end = len(text) if end is None else end
+        found = marker_set(self.markers).find(text, start, end)
+        if found is None and self.categories:
+            category = categorize(text[start:end])
+            found = category.value if category in self.categories else None
+        return found if found is not None and not is_protected(text, start, end) else None
+
+    def _candidates(self, text: str, ends: list[int]) -> list[Removal]:
+        found: list[Removal] = []
+        start, opens = 0, marker_set(self.markers).could_open
+        for end in ends:
+            if self.categories or opens(text, start):  # the quick test spares most sentences a call
+                why = self.reason(text, start, end)
+                if why is not None:
+                    found.append(Removal(start, end, why, count_tokens(text[start:end])))
+            start = end
+        return found
+
+    def _arrange(self, found: list[Removal], rng: Random) -> None:
+        if self.order == "last":
+            found.reverse()
+        elif self.order == "random":
+            rng.shuffle(found)
+        elif self.order == "longest":
+            found.sort(key=lambda item: (-item.tokens, item.start))
+
+    def _limit(self, text: str, ends: list[int]) -> float:
+        if self.unit == "count":
+            return float(int(self.budget))
+        if self.unit == "tokens":
+            return self.budget * count_tokens(text)
+        return self.budget * (len(ends) - text.count(THINK_OPEN) - text.count(THINK_CLOSE))
+
+
+class TraceGuardStream:
+    """TraceGuard on text that is still being written, for `order` "first".
+
+    The output does not depend on how the text was cut. With `unit` "count" it equals the offline form. With a
+    share it is a different policy, because the length of the trace is not known yet: a candidate goes when
+    the share of what has been *seen so far* allows it. No prefix of the trace, and so not the whole, exceeds
+    the budget; but early candidates are spared, and larger budgets need not remove a superset.
+
+    The first ``</think>`` starts the answer (offline it is the last one: a reply with several is the only
+    case in which "count" differs). What is held back is what `Segmenter` holds.
+    """
+
+    def __init__(self, guard: TraceGuard) -> None:
+        if guard.order != "first":
+            raise ConfigError(
+                f"TraceGuard cannot stream with order '{guard.order}', because it needs the whole trace; "
+                "set order to 'first' or do not stream."
+            )
+        self._guard = guard
+        self._segmenter = Segmenter()
+        self._answering = guard.budget == 0
+        self._at = 0
+        self._seen = 0  # sentences or tokens so far
+        self._spent = 0
+        self.removed: list[Removal] = []
+
+    def feed(self, chunk: str) -> str:
+        """Take more of the trace; return the text that can be released now (often empty)."""
+        return chunk if self._answering else self._release(self._segmenter.feed(chunk))
+
+    def close(self) -> str:
+        """Declare the trace finished; return the rest."""
+        return "" if self._answering else self._release(self._segmenter.close())
+
+    def _release(self, sentences: list[str]) -> str:
+        kept: list[str] = []
+        for index, sentence in enumerate(sentences):
+            if sentence.lstrip().startswith(THINK_CLOSE):
+                self._answering = True
+                return "".join([*kept, *sentences[index:], *self._segmenter.close()])
+            if not self._drops(sentence):
+                kept.append(sentence)
+            self._at += len(sentence)
+        return "".join(kept)
+
+    def _drops(self, sentence: str) -> bool:
+        """Count `sentence`, and decide whether it goes."""
+        guard, tokens = self._guard, count_tokens(sentence)
+        cost = tokens if guard.unit == "tokens" else 1
+        self._seen += 0 if is_tag(sentence) else cost
+        limit = float(int(guard.budget)) if guard.unit == "count" else guard.budget * self._seen
+        if self._spent + cost > limit + _SLACK or (why := guard.reason(sentence)) is None:
+            return False
+        self._spent += cost
+        self.removed.append(Removal(self._at, self._at + len(sentence), why, tokens))
+        return True
+
+
+def without(trace: Trace, removals: list[Removal]) -> Trace:
+    """Return `trace` with `removals` (in text order) cut out and recorded, as `TraceGuard.rewrite` says."""
+    meta: dict[str, Any] = {**trace.meta, "removed": [asdict(item) for item in removals]}
+    if not removals:
+        return replace(trace, meta={**meta, "undefended": True})
+    parts, at = [], 0
+    for item in removals:
+        parts.append(trace.text[at : item.start])
+        at = item.end
+    parts.append(trace.text[at:])
+    meta["undefended"] = False
+    return replace(trace, text="".join(parts), n_tokens=0, token_ids=None, moved=None, meta=meta)
+
+
+def count_tokens(text: str) -> int:
+    """Count white-space separated words; think tags are not words and do not join what they touch."""
+    if THINK_OPEN in text or THINK_CLOSE in text:
+        text = text.replace(THINK_OPEN, " ").replace(THINK_CLOSE, " ")
+    return len(text.split())
+
+
+def is_tag(sentence: str) -> bool:
+    """Whether `sentence` is a think tag (with the white space around it)."""
+    return sentence.lstrip().startswith((THINK_OPEN, THINK_CLOSE))
+
+
+def is_protected(text: str, start: int, end: int) -> bool:
+    """Whether the sentence ``text[start:end]`` may never be removed: a tag, a boxed answer, or blank."""
+    sentence = text[start:end]
+    return "\\boxed" in sentence or is_tag(sentence) or sentence.isspace()
+
+
+def _prefix(found: list[Removal], limit: float, unit: Unit) -> list[Removal]:
+    """The longest prefix of `found` whose cost is within `limit`: nested in `limit` by construction."""
+    spent = 0
+    for index, item in enumerate(found):
+        spent += item.tokens if unit == "tokens" else 1
+        if spent > limit + _SLACK:
+            return found[:index]
+    return found
