@@ -1,0 +1,133 @@
+"""The parts of the page that are plain HTML: facts, verdict, reproduce box, glossary; all escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from azeotrope.report.load import Run
+from azeotrope.report.measures import TERMS, measure
+from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, Finding, Verdict
+
+BIBTEX = """@software{{azeotrope,
+  title   = {{Azeotrope: measure and control how well a language model's outputs train its cheaper copy}},
+  author  = {{{{The Azeotrope founders}}}},
+  version = {{{version}}},
+  year    = {{{year}}}
+}}"""
+_CHIPS = {
+    BELOW: ("below", "below its controls"),
+    ABOVE: ("above", "above its controls"),
+    UNCLEAR: ("unclear", "not separable"),
+    UNREACHED: ("unreached", "not reached"),
+    "mixed": ("mixed", "depends on the control"),
+}
+
+
+def text(value: Any) -> str:
+    """Escape any value for HTML."""
+    return html.escape(str(value), quote=True)
+
+
+def facts(run: Run) -> str:
+    """Return the line of facts under the title."""
+    found = run.manifest
+    parts = [str(found["created"])[:16].replace("T", " ")] if found.get("created") else []
+    for task, count in _items(found.get("problems")):
+        counts = dict(_items(count))
+        test, release = counts.get("test", "?"), counts.get("release", "?")
+        parts.append(f"{task}: {test} test problems, {release} released traces")
+    seeds = run.results.filter(run.results["student"] != "")["n_seeds"].drop_nulls().to_list()
+    if seeds:
+        low, high = min(seeds), max(seeds)
+        parts.append(f"{low} student seeds" if low == high else f"{low} to {high} student seeds")
+    hardware = dict(_items(found.get("hardware")))
+    if hardware:
+        parts.append(_hardware(hardware))
+    if isinstance(found.get("wall_seconds"), int | float):
+        parts.append(f"{_duration(found['wall_seconds'])} in all")
+    return "".join(f"<li>{text(part)}</li>" for part in parts)
+
+
+def confidence(run: Run) -> str:
+    """Say which intervals these are."""
+    settings = dict(_items(dict(_items(run.manifest.get("config"))).get("analysis")))
+    level = settings.get("confidence")
+    return f"{100 * level:g} % intervals" if isinstance(level, int | float) else "intervals"
+
+
+def verdict(found: Verdict) -> str:
+    """Return the verdict: the lead sentence, one item per finding, and what was not tried."""
+    items = "".join(_finding(finding) for finding in found.findings)
+    listing = f'<ul class="findings">{items}</ul>' if items else ""
+    return f'<p class="lead">{text(found.lead)}</p><p class="caution">{text(found.caution)}</p>{listing}'
+
+
+def reproduce(run: Run) -> str:
+    """Return the reproduce box."""
+    found = run.manifest
+    order = " → ".join(str(step).replace("_", " ") for step in found.get("logit_order") or [])
+    packages = ", ".join(f"{name} {version}" for name, version in _items(found.get("packages")))
+    rows = {
+        "Study hash": found.get("study_hash"),
+        "Code revision": found.get("code_rev"),
+        "Azeotrope": found.get("azeotrope_version"),
+        "Logit order": order,
+        "Packages": packages,
+        "Hardware": _hardware(dict(_items(found.get("hardware")))),
+        "Notes": " ".join(str(note) for note in found.get("notes") or []),
+    }
+    listed = "".join(f"<div><dt>{k}</dt><dd>{text(value)}</dd></div>" for k, value in rows.items() if value)
+    created = str(found.get("created") or "")
+    bibtex = BIBTEX.format(version=found.get("azeotrope_version", "unknown"), year=created[:4] or "n.d.")
+    config = json.dumps(found.get("config") or {}, indent=2, ensure_ascii=False, default=str)
+    return (
+        _copyable("Command", str(found.get("command") or "not recorded"))
+        + f'<dl class="facts">{listed}</dl>'
+        + _copyable("BibTeX", bibtex)
+        + f'<details><summary>Resolved study</summary><pre tabindex="0">{text(config)}</pre></details>'
+    )
+
+
+def glossary(run: Run) -> str:
+    """Return the measures of this run and the terms, in plain words."""
+    names = run.results["metric"].unique(maintain_order=True).to_list()
+    measures = [(measure(name).label, measure(name).meaning) for name in names if measure(name).meaning]
+    return "".join(
+        f"<div><dt>{text(label[:1].upper() + label[1:])}</dt><dd>{text(meaning)}</dd></div>"
+        for label, meaning in [*measures, *TERMS]
+    )
+
+
+def _finding(finding: Finding) -> str:
+    style, label = _CHIPS[finding.reading]
+    return (
+        f'<li><p class="finding-head"><b>{text(finding.defense)}</b> on {text(finding.task)}, '
+        f"by {text(measure(finding.utility).label)} "
+        f'<span class="chip chip-{style}">{label}</span></p><p>{text(finding.sentence)}</p></li>'
+    )
+
+
+def _copyable(title: str, content: str) -> str:
+    return (
+        f'<div class="copyable"><div class="copy-head"><h3>{title}</h3>'
+        f'<button type="button" data-copy>Copy</button></div><pre tabindex="0">{text(content)}</pre></div>'
+    )
+
+
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    return [(str(key), item) for key, item in value.items()] if isinstance(value, Mapping) else []
+
+
+def _hardware(found: Mapping[str, Any]) -> str:
+    units = {"cpu": "{}", "cores": "{} cores", "memory_gb": "{} GB of memory"}
+    return ", ".join(units.get(key, key + " {}").format(value) for key, value in found.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,232 @@
+"""The verdict: sentences computed from the comparison at equal cost by fixed rules.
+
+Rules. Only defenses that are not controls get a verdict. The drop is the one nearest to five points. The cell
+is the student and attack with the highest value read off the defense's line at that drop (the worst case);
+the difference is the one the study computed for that cell. Every control that was compared is named, the ones
+that look bad for the defense as well. An interval that contains zero is "not separable". What was not reached
+is said to be not reached. Nothing is called effective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azeotrope.report.curve import Lookup, largest_drop, read_at
+from azeotrope.report.lines import Line, arms_of, lines_of, undefended
+from azeotrope.report.load import Run
+from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, measure, points, show, show_p
+
+DROP = 0.05
+BELOW, ABOVE, UNCLEAR, UNREACHED = "below", "above", "not separable", "not reached"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One defense on one task at one kind of cost: a sentence, and the reading per reference."""
+
+    task: str
+    defense: str
+    utility: str
+    sentence: str
+    readings: Mapping[str, str]
+
+    @property
+    def reading(self) -> str:
+        """The reading against all references together: the one they share, or "mixed"."""
+        found = set(self.readings.values())
+        return found.pop() if len(found) == 1 else "mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What may be said about a run."""
+
+    lead: str
+    findings: tuple[Finding, ...]
+    caution: str
+
+
+def reading(low: float | None, high: float | None, status: str | None) -> str:
+    """Classify one difference (defense minus reference, in what the thief gains) by its interval."""
+    if status != "ok" or low is None or high is None:
+        return UNREACHED
+    return BELOW if high < 0 else ABOVE if low > 0 else UNCLEAR
+
+
+def verdict(run: Run) -> Verdict:
+    """Compute the verdict of a run."""
+    attacks = sorted({a for a in run.results["attack"].drop_nulls().to_list() if a and a != UNDISTILLED})
+    metric = _headline_metric(run)
+    findings: tuple[Finding, ...] = ()
+    drop = DROP
+    if run.equal_cost is not None and not run.equal_cost.is_empty():
+        rows = [row for row in run.equal_cost.iter_rows(named=True) if row["metric"] == metric]
+        drops = {row["drop"] for row in rows if row["drop"] is not None}
+        drop = min(drops, key=lambda value: abs(value - DROP), default=DROP)
+        findings = tuple(_findings(run, [row for row in rows if row["drop"] == drop], metric))
+    return Verdict(_lead(findings, drop, metric, run), findings, caution(attacks))
+
+
+def caution(attacks: Sequence[str]) -> str:
+    """Say what was tried. A passive student alone never supports a claim."""
+    if not attacks:
+        return "No attack was run, so this page says nothing about what a thief gains."
+    if all(attack.split("(")[0].strip() == "sft" for attack in attacks):
+        return (
+            f"Only a passive student was tried ({', '.join(attacks)}: fine-tuning on the text as released). "
+            "A thief who filters, rewrites or resamples may do better, so this is not evidence that a "
+            "defense is effective."
+        )
+    return (
+        f"Only these attacks were run: {', '.join(attacks)}. Worst case means worst among them; "
+        "another thief may do better."
+    )
+
+
+def _headline_metric(run: Run) -> str:
+    headline = run.manifest.get("headline")
+    wanted = headline.get("metric") if isinstance(headline, dict) else None
+    known = set(run.results["metric"].to_list())
+    return wanted if wanted in LEAKAGE and wanted in known else "student_accuracy"
+
+
+def _findings(run: Run, rows: Sequence[Row], metric: str) -> Iterable[Finding]:
+    lookup = Lookup(run.results)
+    for task in run.results["task"].unique(maintain_order=True).to_list():
+        arms = arms_of(run.results, task)
+        lines = lines_of(arms)
+        for kind in dict.fromkeys(line.kind for line in lines if not line.is_control):
+            own = [line for line in lines if line.kind == kind]
+            for utility in TEACHER_UTILITIES:
+                mine = [
+                    row for row in rows
+                    if row["task"] == task and row["utility"] == utility
+                    and row["defense"] in {kind, *(line.label for line in own)}
+                ]  # fmt: skip
+                if mine:
+                    yield _finding(lookup, task, undefended(arms), own, mine, metric)
+
+
+def _finding(
+    lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], rows: Sequence[Row], metric: str
+) -> Finding:
+    first = rows[0]
+    defense, utility, drop = lines[0].kind, first["utility"], first["drop"]
+    size = points(drop, signed=False).removesuffix(".0")
+    cost = f"At an equal {size}-point drop in {measure(utility).label}"
+    if all(reading(row["low"], row["high"], row["status"]) == UNREACHED for row in rows):
+        far = _how_far(lookup, task, none, lines, utility)
+        sentence = f"{cost}: not reached, so nothing is compared.{far}"
+        return Finding(task, defense, utility, sentence, {row["reference"]: UNREACHED for row in rows})
+    (student, attack), value = _worst_cell(lookup, task, none, lines, rows, metric)
+    mine = [row for row in rows if (row["student"], row["attack"]) == (student, attack)]
+    at = f" at about {show(metric, value)} {measure(metric).label}" if value is not None else ""
+    who = f"({student or 'any'}, {attack or 'any attack'})"
+    sentence = (
+        f"{cost}, {defense} leaves the worst-case student {who}{at}. "
+        f"Difference {'; '.join(_against(row, metric) for row in mine)}."
+    )
+    readings = {row["reference"]: reading(row["low"], row["high"], row["status"]) for row in mine}
+    return Finding(task, defense, utility, sentence, readings)
+
+
+def _how_far(lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], utility: str) -> str:
+    far = largest_drop(lookup, task, none, lines, utility)
+    if far is None:
+        return ""
+    if far <= 0:
+        return " No arm that was run lost any."
+    return f" The largest drop of any arm that was run is {points(far, signed=False)} points."
+
+
+def _worst_cell(
+    lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], rows: Sequence[Row], metric: str
+) -> tuple[tuple[str, str], float | None]:
+    """Return the (student, attack) with the highest value at the drop, and that value if it can be read."""
+    best: tuple[tuple[str, str], float | None] | None = None
+    for row in rows:
+        if reading(row["low"], row["high"], row["status"]) == UNREACHED:
+            continue
+        values = [_value_at(lookup, task, none, line, row, metric) for line in lines]
+        value = max((v for v in values if v is not None), default=None)
+        if best is None or (value is not None and (best[1] is None or value > best[1])):
+            best = (row["student"], row["attack"]), value
+    assert best is not None
+    return best
+
+
+def _value_at(lookup: Lookup, task: str, none: str | None, line: Line, row: Row, metric: str) -> float | None:
+    start = lookup.teacher(task, none, row["utility"]) if none else None
+    if start is None or none is None:
+        return None
+    path: list[tuple[float, float]] = []
+    for arm in (none, *(arm.arm for arm in line.arms)):
+        x = lookup.teacher(task, arm, row["utility"])
+        y = lookup.worst(task, arm, metric, row["student"], row["attack"])
+        if x and y:
+            path.append((x.value, y.value))
+    return read_at(path, start.value - row["drop"])
+
+
+def _against(row: Row, metric: str) -> str:
+    found = reading(row["low"], row["high"], row["status"])
+    reference = row["reference"]
+    if found == UNREACHED:
+        return f"to {reference} not reached"
+    scale = measure(metric).form in ("share", "points")
+    numbers = [points(row[k]) if scale else f"{row[k]:+.3g}" for k in ("difference", "low", "high")]
+    detail = [
+        show_p(row["p"]),
+        f"n = {row['n']}" if row["n"] is not None else "",
+        _seeds(row["n_seeds"]) if row["n_seeds"] is not None else "",
+    ]
+    unit = " points" if scale else ""
+    tail = ", not separable" if found == UNCLEAR else ", higher: it leaks more" if found == ABOVE else ""
+    inside = ", ".join(part for part in detail if part)
+    shown = f"{numbers[0]}{unit} [{numbers[1]}, {numbers[2]}]" + (f" ({inside})" if inside else "")
+    return f"to {reference} {shown}{tail}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
+
+
+def _lead(findings: Sequence[Finding], drop: float, metric: str, run: Run) -> str:
+    if not findings:
+        if run.equal_cost is None:
+            return "This run stored no comparison at equal cost, so no verdict is drawn."
+        return "This run compared no defense at equal cost, so no verdict is drawn."
+    utility = next((u for u in TEACHER_UTILITIES if any(f.utility == u for f in findings)), "")
+    groups: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.utility == utility:
+            groups.setdefault(f"{finding.defense}\0{_clause(finding)}", []).append(finding.task)
+    tasks = {finding.task for finding in findings}
+    clauses = []
+    for key, where in groups.items():
+        defense, clause = key.split("\0")
+        clauses.append(f"{defense} {clause}" + ("" if set(where) == tasks else f" on {_join(where)}"))
+    size = points(drop, signed=False).removesuffix(".0")
+    return (
+        f"By {measure(metric).label} of the worst-case student, at an equal {size}-point drop in "
+        f"{measure(utility).label}: {'; '.join(clauses)}."
+    )
+
+
+def _clause(finding: Finding) -> str:
+    by: dict[str, list[str]] = {}
+    for reference, found in finding.readings.items():
+        by.setdefault(found, []).append(reference)
+    if set(by) == {UNREACHED}:
+        return "was not compared, because that drop was not reached"
+    words = {
+        BELOW: "is below", UNCLEAR: "is not separable from", ABOVE: "is above", UNREACHED: "was not compared with",
+    }  # fmt: skip
+    return _join([f"{words[found]} {_join(by[found])}" for found in words if found in by])
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

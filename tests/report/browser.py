@@ -1,0 +1,84 @@
+"""Start a headless Chromium that cannot be mistaken for a user's: fresh profile, no background traffic."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--force-device-scale-factor=1",
+)  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def missing() -> str | None:
+    """Say what is missing to run the browser tests, or None."""
+    if not any(shutil.which(name) for name in BROWSERS):
+        return f"no Chromium found (looked for {', '.join(BROWSERS)}); apt-get install chromium chromium-driver"
+    if not shutil.which("chromedriver"):
+        return "no chromedriver found; apt-get install chromium-driver"
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        return "selenium is not installed; pip install 'azeotrope[dev]'"
+    return None
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Any]:
+    """Yield a driver with console and network logs on."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = next(path for name in BROWSERS if (path := shutil.which(name)))
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def show(driver: Any, page: Path, width: int, theme: str, height: int = 900) -> None:
+    """Open `page` at a width and preferred color scheme and wait until its scripts have run."""
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    )
+    driver.get_log("browser")
+    driver.get_log("performance")
+    driver.get(page.as_uri())
+    driver.execute_script("localStorage.clear(); delete document.documentElement.dataset.theme")
+
+
+def requests(driver: Any) -> list[str]:
+    """Return the addresses asked for since the page was opened, other than local files and inline data."""
+    found = []
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = message["params"]["request"]["url"]
+            if not url.startswith(("file:", "data:", "blob:", "about:", "devtools:")):
+                found.append(url)
+    return found
+
+
+def screenshot(driver: Any, target: Path) -> None:
+    """Save a picture of the whole page."""
+    size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    target.write_bytes(base64.b64decode(shot["data"]))
