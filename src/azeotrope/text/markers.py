@@ -45,10 +45,11 @@ class MarkerSet:
         body = "|".join(map(_phrase, self.markers)) or r"(?!)"
         self._match = re.compile(f"{_LEAD}({body})", re.IGNORECASE).match
         self._openings = frozenset(opening for m in self.markers for opening in _openings(m))
+        self._signs = _LEAD_SIGNS.union(*({m[0], m[0].upper()} for m in self.markers if not m[1:2].strip()))
 
     def could_open(self, text: str, start: int) -> bool:
         """Whether a sentence at `start` may open with a marker, by two characters (never misses one)."""
-        return text[start : start + 2] in self._openings or text[start : start + 1] in _LEAD_SIGNS
+        return text[start : start + 2] in self._openings or text[start : start + 1] in self._signs
 
     def find(self, text: str, start: int = 0, end: int | None = None) -> str | None:
         """Return the marker with which the sentence ``text[start:end]`` opens, in lower case, or None."""
