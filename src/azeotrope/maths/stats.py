@@ -264,8 +264,8 @@ def pareto_front(utility: ArrayLike, leakage: ArrayLike) -> Bools:
 def minimum_detectable(sd: float, n_seeds: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true mean difference that a two-sided paired t test finds with this power.
 
-    `sd` is the standard deviation over seeds of the paired differences, in the metric's unit. Solved exactly
-    with the non-central t distribution. NaN with fewer than two seeds.
+    `sd` is the standard deviation over seeds of the paired differences, in the metric's unit. Solved
+    numerically from the non-central t distribution (no normal approximation). NaN with fewer than two seeds.
     """
     if n_seeds < 2 or not np.isfinite(sd):
         return float("nan")
@@ -273,10 +273,12 @@ def minimum_detectable(sd: float, n_seeds: int, *, alpha: float = 0.05, power: f
         return 0.0
     dof = n_seeds - 1
     critical = float(stats.t.ppf(1 - alpha / 2, dof))
+    # P(|T| > c) as a mean over quantiles of the sample SD; scipy's nct is NaN at large shifts with 1 dof.
+    bounds = critical * np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, dof) / dof)
 
     def shortfall(shift: float) -> float:
-        found = stats.nct.sf(critical, dof, shift) + stats.nct.cdf(-critical, dof, shift)
-        return float(found) - power
+        found = stats.norm.sf(bounds - shift) + stats.norm.cdf(-bounds - shift)
+        return float(found.mean()) - power
 
     high = critical + 2.0
     while shortfall(high) < 0:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic_core import InitErrorDetails
 
 from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.core.methods import Settings, explain
@@ -109,7 +110,7 @@ def parse_study(raw: dict[str, Any]) -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, "", Study)) from None
+        raise ConfigError(explain(_misspelling_first(error), "", Study)) from None
     if study.name == "steps":
         raise ConfigError("'name': 'steps' is the folder of the shared step store; choose another name.")
     expand(study)
@@ -157,6 +158,15 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 def dump_study(study: Study) -> str:
     """Return the study as YAML with every default filled in; `load_study` reads it back unchanged."""
     return str(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _misspelling_first(error: ValidationError) -> ValidationError:
+    """Keep only the unknown keys, if any: a misspelled key also makes the right one seem missing."""
+    unknown = [{"type": item["type"], "loc": item["loc"], "input": item["input"]} for item in error.errors()
+               if item["type"] == "extra_forbidden"]
+    if not unknown:
+        return error
+    return ValidationError.from_exception_data("Study", cast(list[InitErrorDetails], unknown))
 
 
 def _slot(target: Any, key: str, above: Sequence[str], override: str) -> str | int:
