@@ -30,7 +30,7 @@ prints the speed (`categories` cost most of it, because every sentence is then m
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, ClassVar, Literal, Self
 
@@ -57,6 +57,10 @@ class Removal:
     end: int
     marker: str
     tokens: int
+
+    def record(self) -> dict[str, int | str]:
+        """Return the plain JSON form that a trace's `meta` keeps."""
+        return {"start": self.start, "end": self.end, "marker": self.marker, "tokens": self.tokens}
 
 
 class TraceGuard(TraceDefense):
@@ -206,7 +210,7 @@ class TraceGuardStream:
 
 def without(trace: Trace, removals: list[Removal]) -> Trace:
     """Return `trace` with `removals` (in text order) cut out and recorded, as `TraceGuard.rewrite` says."""
-    meta: dict[str, Any] = {**trace.meta, "removed": [asdict(item) for item in removals]}
+    meta: dict[str, Any] = {**trace.meta, "removed": [item.record() for item in removals]}
     if not removals:
         return replace(trace, meta={**meta, "undefended": True})
     parts, at = [], 0
