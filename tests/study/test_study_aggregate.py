@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
-from study_fakes import FakeStages, study
+from study_fakes import FakeStages, digest, study
 
-from azeotrope.core.errors import ConfigError
+from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.study.config import load_study
 from azeotrope.study.run import run
+from azeotrope.study.store import run_lock
 
 QUIET = Console(quiet=True)
 RESULTS = ["study", "task", "arm", "defense", "params", "strength", "is_control", "attack", "student",
@@ -136,7 +138,8 @@ def test_losses_costs_diffs_and_manifest(folder: Path) -> None:
     assert manifest["headline"] == {"metric": "recall_hidden", "attack": "sft"}
     assert manifest["problems"] == {"facts": {"test": 40, "release": 10}}
     assert manifest["logit_order"] == ["a", "b"]
-    assert manifest["notes"] == ["a note"]
+    assert manifest["notes"][-1] == "a note"
+    assert "pairs as independent" in manifest["notes"][0]
     assert manifest["diagnostics"][0] == {"task": "facts", "arm": "none", "draw": 0, "cosine": 0.5}
 
 
@@ -179,3 +182,38 @@ def test_a_second_study_reuses_the_undefended_steps(tmp_path: Path) -> None:
 def test_wrong_numbers_of_workers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="workers"):
         run(study(), runs=tmp_path, workers=-1, stages=FakeStages(), console=QUIET)
+
+
+def test_bases_can_be_the_unit(folder: Path, tmp_path: Path) -> None:
+    settings = {"replicates": 200, "unit": "base"}
+    where = run(study(analysis=settings), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
+    for metric in ("student_accuracy", "recall_hidden", "clean_nll", "gain"):
+        names = {"arm": "none", "attack": "sft", "metric": metric}
+        by_pair, by_base = row(folder, **names), row(where, **names)
+        assert by_base["value"] == pytest.approx(by_pair["value"])
+        assert (by_pair["n_seeds"], by_base["n_seeds"]) == (6, 3)
+    assert set(pl.read_parquet(where / "equal_cost.parquet")["n_seeds"]) == {3}
+
+
+def test_headline_attack_must_exist() -> None:
+    assert study(analysis={"headline": {"attack": "sft"}}).analysis.headline.attack == "sft"
+    with pytest.raises(ConfigError, match=r"no attack 'sfd'. Did you mean 'sft'"):
+        study(analysis={"headline": {"attack": "sfd"}})
+
+
+def test_a_run_in_use_is_refused_and_a_full_disk_keeps_the_old_tables(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = run(study(), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
+    with run_lock(where), pytest.raises(RunError, match="in use by another process"):
+        run(study(), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
+    before = digest(where / "results.parquet")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(RunError, match="disk is full"):
+            run(study(seed=5), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
+    assert digest(where / "results.parquet") == before
+    assert not list(where.glob(".*.tmp"))

@@ -126,7 +126,7 @@ def test_an_exception_names_the_step_and_keeps_the_rest(tmp_path: Path, workers:
     assert "ZeroDivisionError: seventeen" in message
     assert "\n" not in message
     assert "second line" in (tmp_path / "demo" / "error.txt").read_text()
-    assert done(tmp_path) >= 2
+    assert done(tmp_path) >= 1
     folder = run(study(), runs=tmp_path, workers=workers, stages=FakeStages(), console=QUIET)
     assert not (folder / "error.txt").exists()
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from azeotrope.core.seeds import derive
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Difference, Floats, Interval, Weights
 from azeotrope.study.arms import NONE, UNDEFENDED, Arm
+from azeotrope.study.config import Study
 from azeotrope.study.plan import Plan
+from azeotrope.study.resampling import per_unit, teacher_weights, units, weights_for
 from azeotrope.study.specs import ATTACK, RELEASE
 from azeotrope.study.store import DONE, Store, read_json
 from azeotrope.study.tables import Students, TaskData, collect, over_draws, over_seeds
@@ -134,7 +135,7 @@ def infos(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 
 def _teacher_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[dict[str, Any]]:
-    weights = _weights(plan, task, data.draws, len(data.problems), calibrate=False)
+    weights = teacher_weights(plan.study, task, len(data.problems))
     for metric, matrix in data.teachers[arm.label].items():
         yield _row(metric, _interval(metric, matrix, weights, plan.study.analysis.confidence))
 
@@ -143,33 +144,35 @@ def _student_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[d
     confidence = plan.study.analysis.confidence
     for student in plan.study.students:
         seeds = student.bases * data.draws
-        weights = _weights(plan, task, seeds, len(data.problems))
+        weights = weights_for(plan.study, task, student.bases, data.draws, len(data.problems))
+        n_seeds = units(plan.study, student.bases, data.draws)
         before = data.undistilled[student.family].matrices["student_accuracy"]
         teacher = over_seeds(data.teachers[arm.label]["teacher_accuracy"], seeds)
         for attack in plan.expansion.attacks:
             cell = data.students[arm.label, attack.label, student.family]
             names = {"attack": attack.label, "student": student.family}
-            for row in _cell_rows(cell, weights, confidence):
-                yield {**names, **row}
+            for row in _cell_rows(plan.study, cell, weights, student.bases):
+                yield {**names, **row, "n_seeds": n_seeds}
             accuracy = cell.matrices["student_accuracy"]
             for metric, other in (("s_minus_t", teacher), ("gain", over_draws(before, data.draws))):
                 gap = stats.paired_bootstrap(accuracy, other, weights, confidence)
-                yield {**names, **_row(metric, gap)}
+                yield {**names, **_row(metric, gap), "n_seeds": n_seeds}
 
 
 def _undistilled_rows(plan: Plan, task: str, data: TaskData) -> Iterator[dict[str, Any]]:
     for student in plan.study.students:
-        weights = _weights(plan, task, student.bases, len(data.problems))
+        weights = weights_for(plan.study, task, student.bases, 1, len(data.problems))
         cell = data.undistilled[student.family]
-        for row in _cell_rows(cell, weights, plan.study.analysis.confidence):
+        for row in _cell_rows(plan.study, cell, weights, student.bases):
             yield {"attack": "undistilled", "student": student.family, **row}
 
 
-def _cell_rows(cell: Students, weights: Weights, confidence: float) -> Iterator[dict[str, Any]]:
+def _cell_rows(study: Study, cell: Students, weights: Weights, bases: int) -> Iterator[dict[str, Any]]:
+    confidence = study.analysis.confidence
     for metric, matrix in cell.matrices.items():
         yield _row(metric, _interval(metric, matrix, weights, confidence))
     for metric, values in cell.scalars.items():
-        yield _row(metric, _scalar(metric, values, cell.contents, confidence))
+        yield _row(metric, _scalar(metric, per_unit(study, values, bases), cell.contents, confidence))
 
 
 def _interval(metric: str, matrix: Floats, weights: Weights, confidence: float) -> Interval:
@@ -201,9 +204,3 @@ def _arm(arm: Arm) -> dict[str, Any]:
     params = list(arm.settings) if len(arm.settings) > 1 else dict(*arm.settings)
     return {"arm": arm.label, "defense": arm.defense, "params": json.dumps(params, sort_keys=True),
             "strength": arm.strength, "is_control": arm.is_control, "attack": "", "student": ""}
-
-
-def _weights(plan: Plan, task: str, seeds: int, problems: int, *, calibrate: bool = True) -> Weights:
-    """The same stream as the equal-cost table's: all comparisons on a task share their resamples."""
-    return stats.resample(seeds, problems, replicates=plan.study.analysis.replicates,
-                          seed=derive(plan.study.seed, "bootstrap", task), calibrate=calibrate)

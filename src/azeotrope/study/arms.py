@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from azeotrope.core import plugins
-from azeotrope.core.errors import ConfigError, MissingError
+from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import Attack, Defense, Maturity, Settings, Stage, explain, parse_method
 from azeotrope.core.seeds import fingerprint
 from azeotrope.study.config import Study
@@ -74,6 +74,10 @@ def expand(study: Study) -> Expansion:
     for group, found in (("tasks", tasks), ("attacks", attacks)):
         _no_repeats(group, [(item.label, item.identity) for item in found])
     _no_repeats("defenses", [(arm.label, arm.identity) for arm in arms if arm.settings])
+    wanted = study.analysis.headline.attack
+    labels = [attack.label for attack in attacks]
+    if wanted is not None and wanted not in labels:
+        raise ConfigError(f"'analysis.headline.attack': no attack '{wanted}'.{nearest(wanted, labels)}")
     families = [student.family for student in study.students]
     _no_repeats("students", [(family, family) for family in families])
     return Expansion(

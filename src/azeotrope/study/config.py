@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import Field, ValidationError
@@ -63,6 +63,7 @@ class Analysis(Settings):
     drops: tuple[Share, ...] = Field((0.02, 0.05, 0.10), description="teacher utility given up")
     replicates: int = Field(2000, ge=100, description="bootstrap replicates")
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    unit: Literal["pair", "base"] = Field("pair", description="what counts as independent: see resampling.py")
     headline: Headline = Headline()
 
 

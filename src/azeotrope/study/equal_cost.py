@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from azeotrope.core.seeds import derive
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Curve, Weights
 from azeotrope.study.arms import UNDEFENDED, Arm
 from azeotrope.study.plan import Plan
+from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.tables import Students, TaskData, over_seeds
 
 UTILITIES = ("teacher_accuracy", "trace_validity")
@@ -61,9 +61,8 @@ def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iter
     analysis = plan.study.analysis
     pairs = [(one, other) for one in found for other in _references(one, found)]
     for student in plan.study.students:
-        seeds = student.bases * data.draws
-        weights = stats.resample(seeds, len(data.problems), replicates=analysis.replicates,
-                                 seed=derive(plan.study.seed, "bootstrap", task))
+        seeds = units(plan.study, student.bases, data.draws)
+        weights = weights_for(plan.study, task, student.bases, data.draws, len(data.problems))
         for attack in plan.expansion.attacks:
             cell = data.students[UNDEFENDED, attack.label, student.family]
             for utility in UTILITIES:

@@ -72,6 +72,9 @@ def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
             found.append(f"{student.family}: one seed; its intervals cover the choice of problems only.")
         elif seeds < 5:
             found.append(f"{student.family}: {seeds} seeds; intervals across seeds are rough.")
+        if student.bases > 1 and study.draws > 1 and study.analysis.unit == "pair":
+            found.append(f"{student.family}: intervals treat the {seeds} (base, draw) pairs as independent; "
+                         "they are too narrow if bases differ much (analysis.unit: base is conservative).")
     if not any(arm.defense == "temperature" for arm in plan.expansion.arms):
         found.append("No temperature arm: defenses are not compared at equal teacher cost.")
     stage_notes = [str(note) for item in details for note in item["info"].get("notes", [])]

@@ -1,0 +1,48 @@
+"""What is resampled as one independent unit: a (base, draw) pair, or a base with all its draws.
+
+Pairs of the same base share that base's peculiarities. Where bases differ much more than draws, treating the
+pairs as independent makes intervals too narrow (coverage of a nominal 95 % interval .81 instead of .98 in a
+simulation with 4 bases x 3 draws, base SD .1, residual SD .03); `unit: base` is the conservative choice, and
+wider (about twice, there; by a third where bases do not differ).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from azeotrope.core.seeds import derive
+from azeotrope.maths.stats import Floats, Weights, resample
+from azeotrope.study.config import Study
+
+
+def weights_for(study: Study, task: str, bases: int, draws: int, problems: int) -> Weights:
+    """Return the weights for (draw · bases + base, problem) matrices; one stream per task.
+
+    Every comparison on a task shares its resampled problems, whatever the number of students.
+    """
+    by_base = study.analysis.unit == "base"
+    seed = derive(study.seed, "bootstrap", task)
+    found = resample(bases if by_base else bases * draws, problems, replicates=study.analysis.replicates,
+                     seed=seed)
+    return Weights(np.tile(found.seeds, (1, draws)) / draws, found.items) if by_base else found
+
+
+def teacher_weights(study: Study, task: str, problems: int) -> Weights:
+    """Return the weights for the teacher's (draw, problem) matrices: draws resampled, not t-stretched.
+
+    The same model answers in every draw, so draws differ by sampling noise, which the problems carry.
+    """
+    return resample(study.draws, problems, replicates=study.analysis.replicates,
+                    seed=derive(study.seed, "bootstrap", task), calibrate=False)
+
+
+def per_unit(study: Study, values: Floats, bases: int) -> Floats:
+    """Average scalars per seed (S, 1) within each independent unit."""
+    if study.analysis.unit == "base":
+        return np.asarray(values.reshape(-1, bases).mean(axis=0), dtype=np.float64)
+    return np.asarray(values.ravel(), dtype=np.float64)
+
+
+def units(study: Study, bases: int, draws: int) -> int:
+    """The number of independent units, reported as `n_seeds`."""
+    return bases if study.analysis.unit == "base" else bases * draws
