@@ -233,13 +233,28 @@ def test_streaming_a_share_never_exceeds_it_and_ignores_the_cut(
     assert spent <= budget * total + 1e-6
 
 
-def test_the_stream_releases_the_answer_at_once() -> None:
+def test_the_stream_holds_back_only_what_may_still_go() -> None:
     stream = TraceGuard(budget=2, unit="count").stream()
-    assert "" in {stream.feed("<think>"), stream.feed("Wait, no. ")}
-    stream.feed("It is 5.</think> The answer is 5, of course, and ")
+    out = stream.feed("<think>The road that starts in Marda leads over the hills and along the river to Os")
+    assert out.startswith("<think>The road")  # no marker: released before the sentence has ended
+    out += stream.feed(
+        "len. Wait, that road was closed last winter, so it cannot have led to Oslen at all, and"
+    )
+    assert out.endswith("Oslen. ")  # a marker: held until the sentence ends
+    out += stream.feed(" so on. It is 5.</think> The answer is 5, of course, and ")
+    assert out.endswith("Oslen. It is 5.</think> The answer is 5, of course, and ")
     assert stream.feed("nothing is ") == "nothing is "
     assert stream.close() == ""
     assert [item.marker for item in stream.removed] == ["wait"]
+
+
+def test_a_spent_count_passes_everything_through() -> None:
+    stream = TraceGuard(budget=1, unit="count").stream()
+    assert (
+        stream.feed("Wait, no. It is 5 and nothing else will do. Wait, ")
+        == "It is 5 and nothing else will do. Wait, "
+    )
+    assert stream.feed("x") == "x"
 
 
 @pytest.mark.parametrize("order", ["last", "random", "longest"])

@@ -38,7 +38,11 @@ class RandomSentences(TraceDefense):
 
     kind: ClassVar[str] = "random_sentences"
     summary: ClassVar[str] = "removes random sentences, matched in tokens to TraceGuard (a control)"
-    paper: ClassVar[Paper | None] = Paper(id="2604.23238", title="TraceGuard", equations=("App. G.1",))
+    paper: ClassVar[Paper | None] = Paper(
+        id="2604.23238",
+        title="Hiding in Plain Sight: Detectability-Aware Antidistillation of Reasoning Models",
+        equations=("App. G.1",),
+    )
     maturity: ClassVar[Maturity] = Maturity.CONTROL
     dial: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[float, ...]] = TraceGuard.sweep

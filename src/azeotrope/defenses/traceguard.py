@@ -70,7 +70,7 @@ class TraceGuard(TraceDefense):
     summary: ClassVar[str] = "removes sentences that open with a branching marker (Wait, Alternatively, ...)"
     paper: ClassVar[Paper | None] = Paper(
         id="2604.23238",
-        title="TraceGuard",
+        title="Hiding in Plain Sight: Detectability-Aware Antidistillation of Reasoning Models",
         equations=("Algorithm 1",),
     )
     dial: ClassVar[str] = "budget"
@@ -159,7 +159,12 @@ class TraceGuardStream:
     the budget; but early candidates are spared, and larger budgets need not remove a superset.
 
     The first ``</think>`` starts the answer (offline it is the last one: a reply with several is the only
-    case in which "count" differs). What is held back is what `Segmenter` holds.
+    case in which "count" differs).
+
+    Look-ahead: text passes as soon as it cannot be removed any more. A sentence that opens without a marker
+    is released as it arrives, once its first `MarkerSet.reach` characters (often two) show it; one that opens
+    with a marker (or any, if `categories` are set) waits for its end. When the budget of a "count" is spent,
+    and in the answer, nothing waits.
     """
 
     def __init__(self, guard: TraceGuard) -> None:
@@ -170,7 +175,9 @@ class TraceGuardStream:
             )
         self._guard = guard
         self._segmenter = Segmenter()
-        self._answering = guard.budget == 0
+        self._markers = marker_set(guard.markers)
+        self._passing = guard.budget == 0  # from here on nothing can be removed
+        self._early = 0  # characters of the open sentence that were released before its end
         self._at = 0
         self._seen = 0  # sentences or tokens so far
         self._spent = 0
@@ -178,22 +185,49 @@ class TraceGuardStream:
 
     def feed(self, chunk: str) -> str:
         """Take more of the trace; return the text that can be released now (often empty)."""
-        return chunk if self._answering else self._release(self._segmenter.feed(chunk))
+        if self._passing:
+            return chunk
+        return self._release(self._segmenter.feed(chunk)) + self._release_early()
 
     def close(self) -> str:
         """Declare the trace finished; return the rest."""
-        return "" if self._answering else self._release(self._segmenter.close())
+        return "" if self._passing else self._release(self._segmenter.close())
 
     def _release(self, sentences: list[str]) -> str:
         kept: list[str] = []
         for index, sentence in enumerate(sentences):
-            if sentence.lstrip().startswith(THINK_CLOSE):
-                self._answering = True
-                return "".join([*kept, *sentences[index:], *self._segmenter.close()])
+            if self._exhausted or sentence.lstrip().startswith(THINK_CLOSE):
+                return "".join(kept) + self._pass_on(sentences[index:])
             if not self._drops(sentence):
-                kept.append(sentence)
+                kept.append(sentence[self._early :])
+            self._early = 0
             self._at += len(sentence)
-        return "".join(kept)
+        return "".join(kept) + (self._pass_on([]) if self._exhausted else "")
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._guard.unit == "count" and self._spent >= int(self._guard.budget)
+
+    def _pass_on(self, sentences: list[str]) -> str:
+        """Release all that is held, and from now on whatever comes."""
+        self._passing = True
+        return "".join([*sentences, *self._segmenter.close()])[self._early :]
+
+    def _release_early(self) -> str:
+        """Return what has arrived of the open sentence if it is certain to stay."""
+        if self._passing or self._guard.categories:
+            return ""
+        settled = self._segmenter.settled
+        if not self._early and not self._stays(settled):
+            return ""
+        text, self._early = settled[self._early :], len(settled)
+        return text
+
+    def _stays(self, opening: str) -> bool:
+        """Whether the sentence that starts with `opening` cannot carry a marker."""
+        if len(opening) < 2 or self._markers.could_open(opening, 0):
+            return len(opening) >= self._markers.reach and self._markers.find(opening) is None
+        return True
 
     def _drops(self, sentence: str) -> bool:
         """Count `sentence`, and decide whether it goes."""

@@ -26,7 +26,10 @@ DEFAULT_MARKERS: Final[tuple[str, ...]] = (
     *("no,", "no.", "but no,", "i'm not sure", "i am not sure", "i'm confused", "i made a mistake"),
 )
 
-_LEAD: Final = r"[\s\"'“‘*_(\[>#-]{0,12}"  # quotes, list dashes and emphasis that may stand before a sentence
+_SPACE_MAX: Final = 8
+_LEAD_MAX: Final = 12
+# Quotes, list dashes and emphasis that may stand before a sentence.
+_LEAD: Final = rf"[\s\"'“‘*_(\[>#-]{{0,{_LEAD_MAX}}}"
 _LEAD_SIGNS: Final = frozenset(" \t\n\"'“‘*_([>#-")
 
 
@@ -44,6 +47,8 @@ class MarkerSet:
         )
         body = "|".join(map(_phrase, self.markers)) or r"(?!)"
         self._match = re.compile(f"{_LEAD}({body})", re.IGNORECASE).match
+        longest = max((len(m) + (_SPACE_MAX - 1) * m.count(" ") for m in self.markers), default=0)
+        self.reach = _LEAD_MAX + longest + 1  # characters of a sentence that decide whether one opens it
         self._openings = frozenset(opening for m in self.markers for opening in _openings(m))
         self._signs = _LEAD_SIGNS.union(*({m[0], m[0].upper()} for m in self.markers if not m[1:2].strip()))
 
@@ -76,5 +81,5 @@ def _longest_first(marker: str) -> tuple[int, str]:
 
 
 def _phrase(marker: str) -> str:
-    body = r"\s{1,8}".join(re.escape(word).replace("'", "['’]") for word in marker.split())
+    body = rf"\s{{1,{_SPACE_MAX}}}".join(re.escape(word).replace("'", "['’]") for word in marker.split())
     return body + r"(?!\w)" if marker[-1].isalnum() else body

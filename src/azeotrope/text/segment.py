@@ -115,6 +115,11 @@ class Segmenter:
         return parts
 
     @property
+    def settled(self) -> str:
+        """The part of the open sentence that has arrived and is certain to belong to it."""
+        return self._buffer[: self._resume]
+
+    @property
     def held(self) -> int:
         """How many characters are waiting for a decision."""
         return len(self._buffer)

@@ -90,14 +90,12 @@ _RULES: Final[tuple[tuple[Category, tuple[str, ...]], ...]] = (
         ),
     ),
 )
-_COMPILED: Final = tuple(
-    (category, re.compile("|".join(rules), re.IGNORECASE).search) for category, rules in _RULES
-)
+_COMPILED: Final = tuple((category, re.compile("|".join(rules)).search) for category, rules in _RULES)
 
 
 def categorize(sentence: str) -> Category:
     """Return the function of `sentence`; what matches no keyword is active computation."""
-    plain = sentence.replace("’", "'")
+    plain = sentence.lower().replace("’", "'")  # lowering once is faster than matching without case
     for category, search in _COMPILED:
         if search(plain):
             return category
