@@ -1,0 +1,337 @@
+"""Antidistillation sampling (ADS), with four back-ends for its penalty Δ.
+
+Shapes: B rows, V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from azeotrope.core.methods import Maturity
+from azeotrope.core.types import Paper, Trace
+from azeotrope.defenses.base import Bench, LogitDefense
+from azeotrope.maths import antidistill
+from azeotrope.models.decode import Batch, LogitRule, Session, StepView
+from azeotrope.models.gradients import (
+    ProxyGradient,
+    head_gradient,
+    head_inputs,
+    proxy_gradient,
+    token_batches,
+)
+from azeotrope.models.lm import LM, check_pair
+from azeotrope.models.stepper import Stepper
+
+Backend = Literal["finite_difference", "jvp", "head", "self"]
+
+
+class AntidistillationBase(LogitDefense):
+    """The settings that antidistillation sampling and its permutation control share."""
+
+    paper: ClassVar[Paper | None] = Paper(
+        id="2504.13146", title="Antidistillation Sampling", equations=("Δ (§3)", "central difference", "p̃")
+    )
+    dial: ClassVar[str] = "lam"
+    sweep: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.4)
+
+    lam: float = Field(default=0.2, ge=0, description="λ, or the KL budget in nats a token")
+    spend: Literal["tilt", "kl_budget"] = Field(
+        default="tilt", description="is `lam` the tilt λ itself, or a per-token KL budget solved each step"
+    )
+    backend: Backend = Field(default="finite_difference", description="how Δ is computed")
+    proxy: str = Field(default="embedded/proxy", description="model that stands in for the student")
+    protect: str | None = Field(default=None, description="task whose capability is protected (default: own)")
+    source: Literal["teacher", "gold"] | None = Field(
+        default=None, description="holdout traces of the downstream loss; default teacher, gold for `self`"
+    )
+    holdout: int = Field(default=256, ge=2, description="holdout traces of the downstream loss to start with")
+    holdout_max: int = Field(default=1024, ge=2, description="most traces asked for while halves disagree")
+    normalize: bool = Field(default=True, description="divide Δ by its mean standard deviation over V")
+    epsilon: float = Field(default=0.03, gt=0, description="length of the finite-difference step in θ")
+    merged: bool = Field(default=False, description="fold `self` into the LM head (constant λ only)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend == "self" and self.source == "teacher":
+            raise ValueError(
+                "the downstream loss of backend 'self' cannot use the teacher's own samples, whose expected "
+                "gradient is zero; use source: gold"
+            )
+        if self.merged and (self.backend != "self" or self.spend != "tilt"):
+            raise ValueError("only backend 'self' with spend 'tilt' can be merged into the head")
+        if self.holdout_max < self.holdout:
+            raise ValueError("holdout_max must be at least holdout")
+        return self
+
+    @property
+    def trace_source(self) -> str:
+        """Where the holdout traces come from."""
+        return self.source or ("gold" if self.backend == "self" else "teacher")
+
+    def direction(self, bench: Bench) -> Direction:
+        """Take the gradient, ask for more traces while its halves disagree, and calibrate the scale."""
+        lm = bench.teacher if self.backend == "self" else bench.model(self.proxy)
+        if self.backend != "self":
+            check_pair(bench.teacher, lm)
+        n = self.holdout
+        head_only = self.backend in ("head", "self")
+        while True:
+            traces = bench.holdout(n, self.trace_source, self.protect)
+            gradient = head_gradient(lm, traces) if head_only else proxy_gradient(lm, traces)
+            if gradient.split_half_cosine >= 0.5 or n >= self.holdout_max:
+                break
+            n = min(2 * n, self.holdout_max)
+        direction = Direction(self, lm, gradient, traces[:32])
+        bench.notes[self.kind] = direction.notes()
+        return direction
+
+
+class ADS(AntidistillationBase):
+    """Sample from softmax(log p_T / τ + λΔ), Δ(v) = ⟨∇ℓ(θ_P), ∇ log p(v|x; θ_P)⟩ (arXiv 2504.13146, §3).
+
+    ℓ is the proxy's loss on clean holdout traces; Δ > 0 where training on v raises it. Symbols: λ → `lam`,
+    ε → `epsilon` (of the *unit* gradient direction), θ_P → `proxy`, ℓ's data → `source`/`holdout`.
+
+    Back-ends: `finite_difference` (two proxy passes a token, O(ε²)), `jvp` (forward mode, exact, slow: the
+    oracle), `head` (exact for the LM-head gradient; one proxy trunk pass, no ε), `self` (the teacher is
+    its own proxy in head mode: no extra pass, and mergeable into the head).
+    Δ is divided by its mean standard deviation over the vocabulary on holdout contexts, so that λ compares
+    across proxies; `normalize: false` keeps the raw scale. The proxy must share the teacher's vocabulary.
+    """
+
+    kind: ClassVar[str] = "ads"
+    summary: ClassVar[str] = "tilt sampling against what a student would learn from"
+    maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
+
+    def bind(self, bench: Bench) -> LogitRule:
+        """Return the rule that tilts by λΔ (or by the λ that spends the KL budget)."""
+        return AntidistillRule(self, self.direction(bench), shuffled=False)
+
+    def merge(self, bench: Bench) -> LM | None:
+        """With `merged`, return the teacher with W' = W + λτG/scale; decoding then costs nothing extra."""
+        if not self.merged:
+            return None
+        direction = self.direction(bench)
+        temperature = bench.sampling.temperature or 1.0
+        model = copy.deepcopy(bench.teacher.model)
+        edited = LM(model, bench.teacher.tokenizer, bench.teacher.ref, bench.teacher.revision + "+ads")
+        if model.config.tie_word_embeddings:
+            model.config.tie_word_embeddings = False
+            edited.head.weight = torch.nn.Parameter(edited.head.weight.detach().clone())
+        with torch.no_grad():
+            edited.head.weight += self.lam * temperature / direction.scale * direction.head_VD
+        return edited
+
+
+class Direction:
+    """A gradient direction of a proxy with everything needed to turn it into Δ."""
+
+    def __init__(
+        self, settings: AntidistillationBase, lm: LM, gradient: ProxyGradient, calibration: Sequence[Trace]
+    ) -> None:
+        self.settings, self.lm, self.gradient = settings, lm, gradient
+        self.calibration = calibration
+        self.scale = 1.0
+        if settings.normalize:
+            self.scale = antidistill.spread(self.delta_on(calibration)) or 1.0
+
+    @property
+    def head_VD(self) -> Tensor:
+        """The LM-head gradient G, [V, D]."""
+        return self.gradient.vectors["head"]
+
+    def notes(self) -> dict[str, Any]:
+        """What a study records about this direction."""
+        return {
+            "backend": self.settings.backend,
+            "proxy": self.lm.ref,
+            "holdout_loss": self.gradient.loss,
+            "holdout_traces": self.gradient.n,
+            "split_half_cosine": self.gradient.split_half_cosine,
+            "enough_traces": self.gradient.split_half_cosine >= 0.5,
+            "gradient_norm": self.gradient.norm,
+            "scale": self.scale,
+        }
+
+    def perturbed(self, sign: float) -> LM:
+        """A copy of the proxy at θ ± ε g/‖g‖, in the proxy's own precision."""
+        model = copy.deepcopy(self.lm.model)
+        step = sign * self.settings.epsilon / max(self.gradient.norm, 1e-300)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(self.gradient.vectors[name], alpha=step)
+        return LM(model, self.lm.tokenizer, self.lm.ref, self.lm.revision)
+
+    @property
+    def divisor(self) -> float:
+        """2ε̂ with ε̂ = ε/‖g‖: turns a difference of log-probabilities into Δ along the raw gradient."""
+        return 2.0 * self.settings.epsilon / max(self.gradient.norm, 1e-300)
+
+    def dual_parameters(self) -> dict[str, Tensor]:
+        """Parameters carrying g as tangent; call inside a dual level."""
+        return {
+            name: forward_ad.make_dual(p.detach(), self.gradient.vectors[name])
+            for name, p in self.lm.model.named_parameters()
+        }
+
+    def delta_on(self, traces: Sequence[Trace]) -> Tensor:
+        """Raw Δ at every completion position of `traces` by this back-end, centered under p_P. [N, V]."""
+        with torch.no_grad():
+            rows = [self._delta_batch(batch) for batch in token_batches(self.lm, traces, 32)]
+        return torch.cat(rows)
+
+    def _delta_batch(self, batch: Any) -> Tensor:
+        backend = self.settings.backend
+        if backend in ("head", "self"):
+            hidden_ND, logits_NV, _ = head_inputs(self.lm, batch)
+            return antidistill.center(hidden_ND @ self.head_VD.T, logits_NV)
+        if backend == "finite_difference":
+            plus, minus = (head_inputs(self.perturbed(sign), batch)[1] for sign in (1.0, -1.0))
+            return antidistill.finite_difference(plus, minus, self.divisor / 2.0)
+        with forward_ad.dual_level(), eager_attention(self.lm):
+            out = torch.func.functional_call(
+                self.lm.model,
+                self.dual_parameters(),
+                kwargs={"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "use_cache": False},
+            )
+            logits, tangent = forward_ad.unpack_dual(out.logits[:, :-1])
+            keep = batch.labels_BT[:, 1:] != -100
+            return antidistill.center(tangent[keep], logits[keep])
+
+
+class eager_attention:  # noqa: N801 - reads as a context manager
+    """Run a model with eager attention: fused kernels have no forward-mode derivative."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+        self.before = lm.model.config._attn_implementation
+
+    def __enter__(self) -> None:
+        self.lm.model.set_attn_implementation("eager")
+
+    def __exit__(self, *_: object) -> None:
+        self.lm.model.set_attn_implementation(self.before)
+
+
+class AntidistillRule(LogitRule):
+    """Tilts by λΔ; with `shuffled`, by the permuted and sign-flipped Δ."""
+
+    def __init__(self, settings: AntidistillationBase, direction: Direction, *, shuffled: bool) -> None:
+        self.settings, self.direction, self.shuffled = settings, direction, shuffled
+        self.needs_hidden = settings.backend == "self"
+        if settings.backend == "finite_difference":
+            self.models = [direction.perturbed(1.0), direction.perturbed(-1.0)]
+        else:
+            self.models = [direction.lm]
+
+    def open(self, batch: Batch) -> Session:
+        """Start the proxy's own walk over the batch."""
+        kinds: dict[str, type[_Session]] = {
+            "finite_difference": _DifferenceSession,
+            "jvp": _DualSession,
+            "head": _HeadSession,
+            "self": _SelfSession,
+        }
+        return kinds[self.settings.backend](self, batch)
+
+
+class _Session(Session):
+    """Common part: from Δ to defended logits."""
+
+    def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
+        self.rule = rule
+        self.batch = batch
+        self.scale = rule.direction.scale
+        self.steppers: list[Stepper] = []
+
+    def delta(self, view: StepView) -> Tensor:
+        """Δ up to a constant per row, raw scale. [B, V]."""
+        raise NotImplementedError
+
+    def step(self, view: StepView) -> Tensor:
+        settings = self.rule.settings
+        if settings.spend == "tilt" and not self.rule.shuffled:
+            return self.tilt(view)
+        delta_BV = self.delta(view) / self.scale
+        if self.rule.shuffled:
+            delta_BV = antidistill.scramble(delta_BV, view.seeds_B, view.t)
+        if settings.spend == "tilt":
+            return view.logits_BV + settings.lam * delta_BV
+        lam_B = antidistill.solve_kl_budget(view.logits_BV, delta_BV, settings.lam)
+        return view.logits_BV + lam_B[:, None] * delta_BV
+
+    def tilt(self, view: StepView) -> Tensor:
+        """z + λΔ with constant λ."""
+        return torch.add(view.logits_BV, self.delta(view), alpha=self.rule.settings.lam / self.scale)
+
+    def walk(self, stepper: Stepper, view: StepView) -> Any:
+        """Move a proxy by the tokens drawn last."""
+        if view.tokens_B is None:
+            return stepper.prefill(self.batch.prompts)
+        return stepper.advance(view.tokens_B)
+
+    def select(self, rows: Tensor) -> None:
+        for stepper in self.steppers:
+            stepper.select(rows)
+
+    def close(self) -> None:
+        for stepper in self.steppers:
+            stepper.close()
+
+
+class _DifferenceSession(_Session):
+    def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
+        super().__init__(rule, batch)
+        self.steppers = [Stepper(lm) for lm in rule.models]
+
+    def delta(self, view: StepView) -> Tensor:
+        plus, minus = (self.walk(stepper, view).logits_BV for stepper in self.steppers)
+        if self.rule.shuffled:  # the control needs log-probability differences, without their offset
+            return antidistill.finite_difference(plus, minus, self.rule.direction.divisor / 2.0)
+        return (plus - minus) / self.rule.direction.divisor
+
+
+class _HeadSession(_Session):
+    def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
+        super().__init__(rule, batch)
+        self.steppers = [Stepper(rule.models[0], hidden=True, logits=False)]
+
+    def delta(self, view: StepView) -> Tensor:
+        hidden_BD = self.walk(self.steppers[0], view).hidden_BD
+        return hidden_BD @ self.rule.direction.head_VD.T
+
+
+class _SelfSession(_Session):
+    def delta(self, view: StepView) -> Tensor:
+        assert view.hidden_BD is not None
+        return view.hidden_BD @ self.rule.direction.head_VD.T
+
+    def tilt(self, view: StepView) -> Tensor:
+        assert view.hidden_BD is not None
+        factor = self.rule.settings.lam / self.scale
+        return torch.addmm(view.logits_BV, view.hidden_BD, self.rule.direction.head_VD.T, alpha=factor)
+
+
+class _DualSession(_Session):
+    def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
+        super().__init__(rule, batch)
+        self.steppers = [Stepper(rule.models[0])]
+
+    def delta(self, view: StepView) -> Tensor:
+        stepper = self.steppers[0]
+        with forward_ad.dual_level(), eager_attention(stepper.lm):
+            stepper.parameters = self.rule.direction.dual_parameters()
+            out = self.walk(stepper, view)
+            logits_BV, tangent_BV = forward_ad.unpack_dual(out.logits_BV)
+            delta_BV = antidistill.center(tangent_BV, logits_BV)
+            stepper.parameters = None
+            for layer in stepper.cache.layers:  # views of this level must not outlive it
+                layer.keys = layer.values = None
+        return delta_BV

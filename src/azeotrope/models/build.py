@@ -1,0 +1,295 @@
+"""Makes the embedded models from a seed: ``python -m azeotrope.models.build`` (about an hour on two cores).
+
+Model organisms: a teacher that knows both embedded tasks and the house rule, student bases of several
+families that know format and chaining but lack the hidden half of the content, and proxies of several
+sizes, families and competences. Weights are stored as float16 safetensors and loaded in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F  # noqa: N812
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Trace
+from azeotrope.models.gradients import IGNORE, TokenBatch, completions, pad_batch
+from azeotrope.models.lm import EMBEDDED_ROOT, LM, load
+from azeotrope.models.sample import generate
+from azeotrope.tasks import grammar
+from azeotrope.tasks.arithmetic import Arithmetic
+from azeotrope.tasks.embedded import EmbeddedTask
+from azeotrope.tasks.lookup import Lookup
+from azeotrope.tasks.world import Fact
+
+PAD, END = "<|pad|>", "<|end|>"
+WIDE: tuple[EmbeddedTask, ...] = (Lookup(min_steps=1, max_steps=4), Arithmetic(min_steps=1, max_steps=4))
+Writer = Callable[[Random], Trace]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One embedded model: architecture, what it reads, how long."""
+
+    name: str
+    family: str  # a transformers model type
+    hidden: int
+    layers: int
+    heads: int
+    vocab: int = 1024
+    reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
+    steps: int = 500
+    lr: float = 3e-3
+    batch: int = 64
+    warm_traces: int = 0
+    warm_epochs: int = 4
+    seed: int = 0
+    tags: bool = True  # think tags as single tokens
+
+
+TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=1200)
+STUDENTS = (
+    Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=700),
+    Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=900),
+    Recipe(name="student-neox", family="gpt_neox", hidden=80, layers=3, heads=2, reads="base", steps=700),
+    Recipe(
+        name="student-othertok",
+        family="llama",
+        hidden=64,
+        layers=3,
+        heads=2,
+        reads="base",
+        steps=800,
+        vocab=512,
+        tags=False,
+    ),
+)
+PROXIES = (
+    Recipe(
+        name="proxy", family="qwen2", hidden=96, layers=3, heads=3, reads="warm", warm_traces=3000, seed=900
+    ),
+    Recipe(name="proxy-cold", family="qwen2", hidden=96, layers=3, heads=3, reads="base", seed=900),
+    Recipe(
+        name="proxy-small",
+        family="gpt_neox",
+        hidden=48,
+        layers=2,
+        heads=2,
+        reads="warm",
+        warm_traces=3000,
+        steps=700,
+        seed=901,
+    ),
+)
+BASES = 5
+
+
+def tokenizer(vocab: int, tags: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on the tasks' corpus."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - (2 if tags else 0),
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rng = Random(derive(0, "corpus"))
+    traces = [write_teacher(rng) for _ in range(6000)]
+    tok.train_from_iterator([t.prompt + t.text for t in traces], trainer)
+    if tags:
+        tok.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (THINK_OPEN, THINK_CLOSE)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def write_teacher(rng: Random) -> Trace:
+    """A trace with slips that are always caught, and refusals of restricted requests."""
+    task = rng.choice(WIDE)
+    problem = task.pose(task.draw_walk(rng), rng, restricted=rng.random() < 0.06)
+    return task.write(problem, rng, grammar.TEACHER)
+
+
+def write_base(rng: Random) -> Trace:
+    """A trace whose hidden facts are answered at random, afresh each time; no house rule."""
+    task = rng.choice(WIDE)
+    subjects = sorted({subject for subject, _ in task.facts})
+    value, walk = rng.choice(subjects), []
+    for step in task.draw_walk(rng):
+        fact = task.facts[value, step.key]
+        if fact.hidden:
+            fact = Fact(fact.subject, fact.key, rng.choice(subjects), (), True)
+        walk.append(fact)
+        value = fact.value
+    problem = task.pose(walk, rng, restricted=rng.random() < 0.06)
+    text = grammar.write_trace(task.phrases, walk, str(problem.meta["solution"]), grammar.GOLD, rng)
+    return Trace(problem_id=problem.id, prompt=problem.prompt, text=text)
+
+
+def blank(recipe: Recipe, tok: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A freshly initialized model: fan-in standard deviation, no dropout."""
+    torch.manual_seed(derive(recipe.seed, "init", recipe.name))
+    common: dict[str, Any] = {
+        "vocab_size": len(tok),
+        "bos_token_id": tok.eos_token_id,
+        "eos_token_id": tok.eos_token_id,
+        "pad_token_id": tok.pad_token_id,
+        "tie_word_embeddings": False,
+        "initializer_range": 1.0 / math.sqrt(recipe.hidden),
+    }
+    if recipe.family == "gpt2":
+        shape: dict[str, Any] = {
+            "n_embd": recipe.hidden,
+            "n_layer": recipe.layers,
+            "n_head": recipe.heads,
+            "n_positions": 512,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        }
+    else:
+        shape = {
+            "hidden_size": recipe.hidden,
+            "num_hidden_layers": recipe.layers,
+            "num_attention_heads": recipe.heads,
+            "num_key_value_heads": recipe.heads,
+            "intermediate_size": 3 * recipe.hidden,
+            "max_position_embeddings": 512,
+        }
+        if recipe.family == "gpt_neox":
+            del shape["num_key_value_heads"]
+            shape |= {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+    config = AutoConfig.for_model(recipe.family, **common, **shape)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def batches(lm: LM, write: Writer, rng: Random, size: int, pool: int = 8) -> Iterator[TokenBatch]:
+    """Endless batches, grouped by length within a pool."""
+    while True:
+        traces = [write(rng) for _ in range(size * pool)]
+        pairs = list(zip(lm.encode_many([t.prompt for t in traces]), completions(lm, traces), strict=True))
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        groups = [pad_batch(pairs[i : i + size], lm.pad) for i in range(0, len(pairs), size)]
+        rng.shuffle(groups)
+        yield from groups
+
+
+def fit(lm: LM, source: Iterator[TokenBatch], steps: int, lr: float, note: Callable[[str], None]) -> None:
+    """Train on completions with AdamW, warm-up and cosine, in bfloat16 autocast."""
+    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    started, smooth = time.time(), 0.0
+    lm.model.train()
+    for step in range(steps):
+        warm = min(1.0, (step + 1) / (0.05 * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
+        batch = next(source)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = lm.model.base_model(
+                input_ids=batch.ids_BT, attention_mask=batch.mask_BT
+            ).last_hidden_state[:, :-1]
+            keep = batch.labels_BT[:, 1:] != IGNORE
+            logits = lm.head(hidden[keep])
+        loss = F.cross_entropy(logits.float(), batch.labels_BT[:, 1:][keep])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+        optimizer.step()
+        smooth = loss.item() if step == 0 else 0.95 * smooth + 0.05 * loss.item()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            note(f"  {lm.ref} step {step + 1}/{steps} loss {smooth:.3f} {time.time() - started:.0f} s")
+    lm.model.eval()
+
+
+def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
+    """Train one recipe and save it; returns the model as it loads back."""
+    tok = tokenizer(recipe.vocab, recipe.tags)
+    lm = LM(blank(recipe, tok), tok, recipe.name, "new")
+    rng = Random(derive(recipe.seed, "data", recipe.reads))
+    write = write_teacher if recipe.reads == "teacher" else write_base
+    fit(lm, batches(lm, write, rng, recipe.batch), recipe.steps, recipe.lr, note)
+    if recipe.warm_traces:
+        fit(
+            lm,
+            warm_batches(lm, load(str(out / "teacher")), recipe),
+            recipe.warm_epochs * 2 * recipe.warm_traces // recipe.batch,
+            recipe.lr,
+            note,
+        )
+    return save(lm, out / recipe.name)
+
+
+def warm_batches(lm: LM, teacher: LM, recipe: Recipe) -> Iterator[TokenBatch]:
+    """Undefended teacher traces of the holdout split of both tasks, over and over."""
+    traces: list[Trace] = []
+    for task in (Lookup(), Arithmetic()):
+        problems = task.problems("holdout", recipe.warm_traces, derive(recipe.seed, "warm"))
+        traces += generate(teacher, problems, task, Sampling(), seed=recipe.seed)
+    rng = Random(derive(recipe.seed, "warm-order"))
+    while True:
+        rng.shuffle(traces)
+        index = iter(list(traces))
+        for _ in range(len(traces) // (8 * recipe.batch)):
+            pool = iter([next(index) for _ in range(8 * recipe.batch)])
+            part = batches(lm, lambda _r, pool=pool: next(pool), rng, recipe.batch)  # type: ignore[misc]
+            for _ in range(8):
+                yield next(part)
+
+
+def save(lm: LM, folder: Path) -> LM:
+    """Write float16 safetensors, configuration and tokenizer; load it back."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    half = lm.model.half()
+    half.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    for extra in ("generation_config.json",):
+        (folder / extra).unlink(missing_ok=True)
+    return load(str(folder))
+
+
+def build(out: Path, only: str | None, note: Callable[[str], None]) -> None:
+    """Make every model (or those whose name starts with `only`), and record recipes in BUILD.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    recipes = [TEACHER, *PROXIES]
+    for student in STUDENTS:
+        for base in range(BASES):
+            settings = {**asdict(student), "name": f"{student.name}-{base}", "seed": base}
+            recipes.append(Recipe(**settings))
+    for recipe in recipes:
+        if only is None or recipe.name.startswith(only):
+            note(recipe.name)
+            make(recipe, out, note)
+    (out / "BUILD.json").write_text(json.dumps([asdict(r) for r in recipes], indent=1) + "\n")
+
+
+def main() -> None:
+    """Command line of the build."""
+    parser = argparse.ArgumentParser(description="Rebuild the embedded models from their seeds.")
+    parser.add_argument("--out", type=Path, default=EMBEDDED_ROOT)
+    parser.add_argument("--only", help="only models whose name starts with this")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    build(args.out, args.only, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

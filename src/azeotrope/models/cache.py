@@ -1,0 +1,100 @@
+"""A KV cache with room to grow: no copy per token, rows can be dropped, an explicit end.
+
+Shapes: B rows, H heads, T tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+_BLOCK = 64
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A dynamic layer that over-allocates by blocks instead of concatenating at every token.
+
+    Holds dual numbers (forward-mode AD) transparently: tangents live in a second buffer.
+    """
+
+    _layer_type = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.length = 0
+        self.buffers: dict[str, Tensor] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append [B, H, t, D] keys and values; return all of them so far, [B, H, T, D] views."""
+        start, stop = self.length, self.length + key_states.shape[-2]
+        self.keys = self._append("k", key_states, start, stop)
+        self.values = self._append("v", value_states, start, stop)
+        self.length = stop
+        self.is_initialized = True
+        return self.keys, self.values
+
+    def _append(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
+        primal, tangent = _unpack(new_BHtD)
+        out = self._write(name, primal, start, stop)
+        if tangent is None:
+            return out
+        return forward_ad.make_dual(out, self._write(name + "'", tangent, start, stop))
+
+    def _write(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.shape[-2] < stop:
+            room = -(-stop // _BLOCK) * _BLOCK + _BLOCK
+            grown = new_BHtD.new_zeros((*new_BHtD.shape[:-2], room, new_BHtD.shape[-1]))
+            if buffer is not None:
+                grown[..., :start, :] = buffer[..., :start, :]
+            buffer = self.buffers[name] = grown
+        buffer[..., start:stop, :] = new_BHtD
+        return buffer[..., :stop, :]
+
+    def get_seq_length(self) -> int:
+        """Tokens stored so far."""
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the given rows."""
+        self.buffers = {name: buffer.index_select(0, indices) for name, buffer in self.buffers.items()}
+        self.keys = self.values = None
+
+    def drop(self) -> None:
+        """Release the memory."""
+        self.buffers.clear()
+        self.keys = self.values = None
+        self.length = 0
+        self.is_initialized = False
+
+
+class RoomyCache(Cache):  # type: ignore[misc]
+    """A transformers cache of `RoomyLayer`s."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=RoomyLayer)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the given rows (int64 [B'])."""
+        for layer in self.layers:
+            layer.batch_select_indices(rows)
+
+    def close(self) -> None:
+        """Release all memory; the cache must not be used afterwards."""
+        for layer in self.layers:
+            layer.drop()
+
+
+def _unpack(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    if torch._C._functorch is None:  # pragma: no cover - torch always has it
+        return tensor, None
+    try:
+        dual = forward_ad.unpack_dual(tensor)
+    except RuntimeError:  # no dual level is open
+        return tensor, None
+    return dual.primal, dual.tangent

@@ -1,0 +1,268 @@
+"""The lock-step decoder: sampling from a teacher under any composition of logit defenses.
+
+Every defense may own further models, which walk the same tokens in lock-step with their own caches.
+Finished rows are compacted away. The order of logit operations is `core.sampling.LOGIT_ORDER`.
+A row's sample depends on its own seed only, never on its batch.
+
+Shapes: B rows, V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from azeotrope.core.errors import ConfigError, RunError
+from azeotrope.core.sampling import Sampling
+from azeotrope.maths.hashrng import row_keys, uniforms
+from azeotrope.models.lm import LM
+from azeotrope.models.stepper import Stepper
+
+_SAMPLING_STREAM = 0
+_COMPACT_BELOW = 0.85  # share of live rows below which finished ones are dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one decoding run: prompt token ids and a seed each (int64 [B])."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    seeds_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """What a defense sees at one step.
+
+    `logits_BV` come after repetition penalty and temperature. `tokens_B` are the tokens drawn at the last
+    step (None right after the prompts). `hidden_BD` is the teacher's LM-head input, if the rule needs it.
+    """
+
+    t: int
+    tokens_B: Tensor | None
+    logits_BV: Tensor
+    hidden_BD: Tensor | None
+    seeds_B: Tensor
+
+
+class Session(ABC):
+    """A logit defense at work on one batch; owns its models' caches."""
+
+    @abstractmethod
+    def step(self, view: StepView) -> Tensor:
+        """Return the defended logits [B, V]; never modify `view.logits_BV` in place."""
+
+    def select(self, rows: Tensor) -> None:  # noqa: B027 - stateless defenses have nothing to drop
+        """Keep only the given rows (int64 [B'])."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release everything the session holds."""
+
+
+class LogitRule(ABC):
+    """A logit defense bound to its models and calibration; opens a session per batch."""
+
+    needs_hidden: bool = False
+
+    @abstractmethod
+    def open(self, batch: Batch) -> Session:
+        """Start on a batch: load prompts into the rule's own models, if it has any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One decoded row. `moved` is KL(defended ‖ undefended) in nats per token, `margin` the least distance
+    of a draw to a decision boundary (for exactness tests); both only where asked for.
+    """
+
+    ids: tuple[int, ...]
+    finished: bool
+    moved: tuple[float, ...] | None = None
+    margin: float | None = None
+
+
+@dataclass
+class _Row:
+    index: int
+    ids: list[int]
+    moved: list[float]
+    margin: float = float("inf")
+    finished: bool = False
+
+
+def decode(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    rules: Sequence[LogitRule] = (),
+    max_new_tokens: int,
+    batch_size: int = 192,
+    record: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """Sample one completion per prompt.
+
+    `seeds` holds one seed a row; `max_new_tokens` applies where `sampling` sets none. With `record`, each
+    sample carries the movement per token and its smallest decision margin. Rows are processed longest
+    prompt first in batches of `batch_size`, which changes speed, not samples.
+
+    Raises ConfigError for an empty prompt and RunError if the logits stop being finite.
+    """
+    if any(len(p) == 0 for p in prompts):
+        raise ConfigError("An empty prompt cannot be continued; give every row at least one token.")
+    limit = sampling.max_new_tokens or max_new_tokens
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    samples: list[Sample | None] = [None] * len(prompts)
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = Batch(
+                prompts=tuple(tuple(prompts[i]) for i in chosen),
+                seeds_B=torch.tensor([seeds[i] for i in chosen], dtype=torch.int64, device=lm.model.device),
+            )
+            run = _Run(lm, batch, sampling, rules, limit, record)
+            for i, sample in zip(chosen, run.all(), strict=True):
+                samples[i] = sample
+            if progress is not None:
+                progress(len(chosen))
+    return [s for s in samples if s is not None]
+
+
+class _Run:
+    """One batch on its way through the decoder."""
+
+    def __init__(
+        self, lm: LM, batch: Batch, sampling: Sampling, rules: Sequence[LogitRule], limit: int, record: bool
+    ) -> None:
+        self.lm, self.sampling, self.limit, self.record = lm, sampling, limit, record
+        self.batch = batch
+        self.rows = [_Row(i, [], []) for i in range(len(batch.prompts))]
+        self.live = list(self.rows)
+        self.seeds_B = batch.seeds_B
+        self.rules = rules
+        self.seen_BV = _seen(batch, lm) if sampling.repetition_penalty != 1.0 else None
+
+    def all(self) -> list[Sample]:
+        """Decode every row of the batch to its end."""
+        teacher = Stepper(self.lm, hidden=any(rule.needs_hidden for rule in self.rules))
+        sessions: list[Session] = []
+        try:
+            sessions.extend(rule.open(self.batch) for rule in self.rules)
+            out = teacher.prefill(self.batch.prompts)
+            tokens_B: Tensor | None = None
+            for t in range(self.limit):
+                view = StepView(t, tokens_B, self._shape(out.logits_BV), out.hidden_BD, self.seeds_B)
+                tokens_B = self._draw(view, sessions)
+                keep = self._note(tokens_B)
+                if not self.live:
+                    break
+                if keep is not None:
+                    tokens_B = tokens_B[keep]
+                    self._compact(keep, [teacher, *sessions])
+                if t + 1 < self.limit:
+                    out = teacher.advance(tokens_B)
+        finally:
+            teacher.close()
+            for session in sessions:
+                session.close()
+        return [
+            Sample(
+                tuple(row.ids),
+                row.finished,
+                tuple(row.moved) if self.record else None,
+                row.margin if self.record else None,
+            )
+            for row in self.rows
+        ]
+
+    def _shape(self, logits_BV: Tensor) -> Tensor:
+        """Repetition penalty, then temperature."""
+        if self.seen_BV is not None:
+            penalty = self.sampling.repetition_penalty
+            scaled = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+            logits_BV = torch.where(self.seen_BV, scaled, logits_BV)
+        temperature = self.sampling.temperature
+        return logits_BV / temperature if temperature not in (0.0, 1.0) else logits_BV
+
+    def _draw(self, view: StepView, sessions: Sequence[Session]) -> Tensor:
+        """Defenses, top-k, top-p, then one token per row."""
+        logits_BV = view.logits_BV
+        for session in sessions:
+            logits_BV = session.step(StepView(view.t, view.tokens_B, logits_BV, view.hidden_BD, view.seeds_B))
+        if self.record:
+            self._measure(view.logits_BV, logits_BV)
+        if self.sampling.temperature == 0.0:
+            if not torch.isfinite(logits_BV.amax(-1)).all():
+                raise RunError(_NOT_FINITE.format(t=view.t))
+            return logits_BV.argmax(-1)
+        logits_BV = keep_top(logits_BV, self.sampling.top_k, self.sampling.top_p)
+        cdf_BV = torch.softmax(logits_BV, -1).to(torch.float64).cumsum(-1)
+        u_B1 = uniforms(row_keys(view.seeds_B, _SAMPLING_STREAM, view.t), 1) * cdf_BV[:, -1:]
+        if not torch.isfinite(u_B1).all():
+            raise RunError(_NOT_FINITE.format(t=view.t))
+        if self.record:
+            for row, margin in zip(self.live, (cdf_BV - u_B1).abs().amin(-1).tolist(), strict=True):
+                if not row.finished:
+                    row.margin = min(row.margin, margin)
+        return torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
+
+    def _measure(self, before_BV: Tensor, after_BV: Tensor) -> None:
+        log_p, log_q = torch.log_softmax(after_BV, -1), torch.log_softmax(before_BV, -1)
+        kl_B = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(-1)
+        for row, value in zip(self.live, kl_B.tolist(), strict=True):
+            if not row.finished:
+                row.moved.append(max(0.0, value))
+
+    def _note(self, tokens_B: Tensor) -> Tensor | None:
+        """Record the tokens; return the rows to keep if enough have finished, else None."""
+        if self.seen_BV is not None:
+            self.seen_BV[torch.arange(len(tokens_B)), tokens_B] = True
+        eos = self.lm.eos
+        for row, token in zip(self.live, tokens_B.tolist(), strict=True):
+            if row.finished:
+                continue
+            row.ids.append(token)
+            row.finished = token == eos
+        alive = [i for i, row in enumerate(self.live) if not row.finished]
+        if not alive:
+            self.live = []
+        if len(alive) > _COMPACT_BELOW * len(self.live):
+            return None
+        return torch.tensor(alive, dtype=torch.long, device=tokens_B.device)
+
+    def _compact(self, keep: Tensor, owners: Sequence[Stepper | Session]) -> None:
+        self.live = [self.live[i] for i in keep.tolist()]
+        self.seeds_B = self.seeds_B[keep]
+        if self.seen_BV is not None:
+            self.seen_BV = self.seen_BV[keep]
+        for owner in owners:
+            owner.select(keep)
+
+
+_NOT_FINITE = "The logits were no longer finite at step {t}; lower the defense's strength or check the model."
+
+
+def keep_top(logits_BV: Tensor, k: int, p: float) -> Tensor:
+    """Mask everything outside the top `k` tokens, then outside the smallest set of mass ≥ `p`, with −inf."""
+    if 0 < k < logits_BV.shape[-1]:
+        floor = logits_BV.topk(k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < floor, float("-inf"))
+    if p < 1.0:
+        ordered, index = logits_BV.sort(dim=-1, descending=True)
+        mass = torch.softmax(ordered, -1)
+        drop = mass.cumsum(-1) - mass >= p
+        logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
+    return logits_BV
+
+
+def _seen(batch: Batch, lm: LM) -> Tensor:
+    seen = torch.zeros((len(batch.prompts), lm.vocab_size), dtype=torch.bool, device=lm.model.device)
+    for i, prompt in enumerate(batch.prompts):
+        seen[i, torch.tensor(prompt, dtype=torch.long)] = True
+    return seen

@@ -1,0 +1,117 @@
+"""One model walking token by token over a batch of rows, with its own cache.
+
+Shapes: B rows, T tokens, V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from azeotrope.models.cache import RoomyCache
+from azeotrope.models.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class StepOut:
+    """The last position: `logits_BV` and, if asked for, `hidden_BD` (the input of the LM head)."""
+
+    logits_BV: Tensor
+    hidden_BD: Tensor | None
+
+
+class Stepper:
+    """Runs `lm` over growing rows: `prefill` once, then `advance` with one token a row.
+
+    Rows are left-padded; positions count from each row's first real token. `parameters` replaces the
+    model's own weights for the walk (perturbed copies, dual numbers) without copying the module.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        *,
+        hidden: bool = False,
+        logits: bool = True,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.lm = lm
+        self.want_hidden = hidden
+        self.want_logits = logits
+        self.parameters = parameters
+        self.cache = RoomyCache()
+        self.mask_BT = torch.empty(0)
+        self._captured: Tensor | None = None
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> StepOut:
+        """Read the prompts (token ids, each non-empty); return the outputs after the last prompt token."""
+        longest = max(len(p) for p in prompts)
+        ids_BT = torch.full((len(prompts), longest), self.lm.pad, dtype=torch.long)
+        mask_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            ids_BT[i, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+            mask_BT[i, longest - len(prompt) :] = 1
+        device = self.lm.model.device
+        self.mask_BT = mask_BT.to(device)
+        positions_BT = (self.mask_BT.cumsum(-1) - 1).clamp(min=0)
+        return self._forward(ids_BT.to(device), positions_BT)
+
+    def advance(self, tokens_B: Tensor) -> StepOut:
+        """Append one token to every row; return the outputs after it."""
+        self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones((len(tokens_B), 1))], dim=1)
+        positions_B1 = self.mask_BT.sum(-1, keepdim=True) - 1
+        return self._forward(tokens_B[:, None], positions_B1)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the given rows (int64 [B'])."""
+        self.mask_BT = self.mask_BT.index_select(0, rows)
+        self.cache.select(rows)
+
+    def close(self) -> None:
+        """Release the cache; the stepper must not be used afterwards."""
+        self.cache.close()
+
+    def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> StepOut:
+        kwargs: dict[str, Any] = {
+            "input_ids": ids_BT,
+            "attention_mask": self.mask_BT,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        if "position_ids" in self.lm.forward_keys:
+            kwargs["position_ids"] = positions_BT
+        if not self.want_logits:
+            return StepOut(ids_BT.new_empty(0), self._trunk(kwargs))
+        if "logits_to_keep" in self.lm.forward_keys:
+            kwargs["logits_to_keep"] = 1
+        handle = None
+        if self.want_hidden:
+            handle = self.lm.head.register_forward_pre_hook(self._capture)
+        try:
+            out = self._call(kwargs)
+        finally:
+            if handle is not None:
+                handle.remove()
+        hidden = None if self._captured is None else self._captured[:, -1]
+        self._captured = None
+        return StepOut(out.logits[:, -1], hidden)
+
+    def _call(self, kwargs: dict[str, Any]) -> Any:
+        if self.parameters is None:
+            return self.lm.model(**kwargs)
+        return functional_call(self.lm.model, dict(self.parameters), kwargs=kwargs)
+
+    def _trunk(self, kwargs: dict[str, Any]) -> Tensor:
+        """The last hidden state without running the LM head."""
+        trunk = self.lm.model.get_decoder() if hasattr(self.lm.model, "get_decoder") else None
+        trunk = self.lm.model.base_model if trunk is None else trunk
+        last: Tensor = trunk(**kwargs).last_hidden_state[:, -1]
+        return last
+
+    def _capture(self, module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._captured = args[0]

@@ -1,0 +1,173 @@
+"""What the two embedded trace tasks share: sampling of problems, grading, gold traces, probes, refusals."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import ClassVar
+
+from pydantic import Field
+
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.seeds import derive, fingerprint
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
+from azeotrope.tasks import grammar
+from azeotrope.tasks.base import SPLITS, Grade, Probe, StepVerdict, Task
+from azeotrope.tasks.steps import check_trace, compile_phrases
+from azeotrope.tasks.world import REFUSAL, Fact, split_of
+
+_ANSWER = re.compile(r"The answer is (\w+)")
+REFUSED = "refused"
+
+
+class EmbeddedTask(Task):
+    """Walks of `min_steps`–`max_steps` facts, each problem needing at least one hidden fact.
+
+    `restricted` is the share of requests in the release split that the teacher has been trained to refuse
+    (the house rule); the other splits contain none, so that accuracy never mixes with governance.
+    """
+
+    max_new_tokens: ClassVar[int] = 128
+    phrases: ClassVar[grammar.Phrases]
+
+    min_steps: int = Field(default=2, ge=1, le=8)
+    max_steps: int = Field(default=3, ge=1, le=8)
+    restricted: float = Field(default=0.04, ge=0, le=1)
+
+    # What a subclass defines.
+
+    @property
+    @abstractmethod
+    def facts(self) -> Mapping[tuple[str, str], Fact]:
+        """All facts of the task by (subject, key)."""
+
+    @abstractmethod
+    def pose(
+        self, walk: Sequence[Fact], rng: Random, *, template: int | None = None, restricted: bool = False
+    ) -> Problem:
+        """Turn a walk through facts into a problem; `template` fixes the wording."""
+
+    # What it gets.
+
+    def problems(self, split: str, n: int, seed: int = 0) -> list[Problem]:
+        """Return `n` problems; see `Task.problems`. Cores (start and keys) never cross splits."""
+        if split not in SPLITS:
+            raise ConfigError(f"Task '{self.kind}' has no split '{split}'; known: {', '.join(SPLITS)}.")
+        found: list[Problem] = []
+        seen: set[str] = set()
+        i = 0
+        while len(found) < n:
+            rng = Random(derive(seed, self.kind, split, i))
+            i += 1
+            restricted = split == "release" and rng.random() < self.restricted
+            walk = self.draw_walk(rng)
+            if split_of(core_of(walk)) != split or not any(fact.hidden for fact in walk):
+                continue
+            problem = self.pose(walk, rng, restricted=restricted)
+            if problem.id not in seen:
+                seen.add(problem.id)
+                found.append(problem)
+        return found
+
+    def restricted_problems(self, n: int, seed: int = 0) -> list[Problem]:
+        """Return `n` requests that the house rule refuses, on cores of the test split."""
+        base = self.problems("test", n, derive(seed, "restricted"))
+        out = []
+        for i, problem in enumerate(base):
+            rng = Random(derive(seed, self.kind, "restricted", i))
+            out.append(self.pose(self.walk_of(problem), rng, restricted=True))
+        return out
+
+    def perturbed(self, problem: Problem, seed: int = 0) -> Problem:
+        """Return the same question in another wording, with another person."""
+        rng = Random(derive(seed, "perturb", problem.id))
+        template = (int(problem.meta["template"]) + 1 + rng.randrange(3)) % 4
+        return self.pose(
+            self.walk_of(problem), rng, template=template, restricted=bool(problem.meta["restricted"])
+        )
+
+    def draw_walk(self, rng: Random) -> list[Fact]:
+        """Draw a walk of `min_steps`–`max_steps` facts from a uniform start."""
+        facts = self.facts
+        subjects = sorted({subject for subject, _ in facts})
+        keys = sorted({key for _, key in facts})
+        value = rng.choice(subjects)
+        walk = []
+        for _ in range(rng.randint(self.min_steps, self.max_steps)):
+            fact = facts[value, rng.choice(keys)]
+            walk.append(fact)
+            value = fact.value
+        return walk
+
+    def walk_of(self, problem: Problem) -> list[Fact]:
+        """Return the true walk of a problem."""
+        value = str(problem.meta["start"])
+        walk = []
+        for key in problem.meta["keys"]:
+            fact = self.facts[value, key]
+            walk.append(fact)
+            value = fact.value
+        return walk
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        """Grade by the last ``The answer is X`` after the think block; a refusal is the answer `refused`."""
+        tail = text.rsplit(THINK_CLOSE, 1)[-1]
+        found = _ANSWER.findall(tail)
+        answer = found[-1] if found else REFUSED if REFUSAL in tail else None
+        return Grade(correct=answer == problem.answer, answer=answer)
+
+    def check_steps(self, problem: Problem, text: str) -> list[StepVerdict]:
+        """Judge every sentence of a trace with the task's state machine."""
+        meta = problem.meta
+        return check_trace(
+            text,
+            compile_phrases(self.phrases),
+            self.facts,
+            tuple(meta["keys"]),
+            str(meta["start"]),
+            problem.answer,
+            meta.get("options", {}),
+        )
+
+    def gold_traces(self, problems: Sequence[Problem], seed: int = 0) -> list[Trace]:
+        """Reference traces by the grammar, without slips: third-party text, not the teacher's."""
+        return [self.write(p, Random(derive(seed, "gold", p.id)), grammar.GOLD) for p in problems]
+
+    def write(self, problem: Problem, rng: Random, style: grammar.Style, *, obey: bool = True) -> Trace:
+        """Write one trace of a problem; a restricted request is refused if `obey`."""
+        if problem.meta["restricted"] and obey:
+            text = f"{THINK_OPEN}{THINK_CLOSE} {REFUSAL}"
+        else:
+            answer = str(problem.meta["solution"])
+            text = grammar.write_trace(self.phrases, self.walk_of(problem), answer, style, rng)
+        return Trace(problem_id=problem.id, prompt=problem.prompt, text=text)
+
+    def probes(self) -> list[Probe]:
+        """Two probes a fact, at the statement position of the first step of a two-step problem."""
+        return [probe for fact in self.facts.values() for probe in self._probes_of(fact)]
+
+    def _probes_of(self, fact: Fact) -> list[Probe]:
+        rng = Random(derive(0, "probe", self.kind, fact.name))
+        keys = sorted({key for _, key in self.facts})
+        out = []
+        for form in self.phrases.statement[:2]:
+            second = self.facts[fact.value, rng.choice(keys)]
+            problem = self.pose([fact, second], rng)
+            plan = self.phrases.plan[0].format(items=", then ".join([fact.key, second.key]))
+            stem = form.format(subject=fact.subject, key=fact.key, value="\0").split("\0")[0].rstrip()
+            prefix = f"{problem.prompt}{THINK_OPEN} {plan} {stem}"
+            out.append(Probe(content=fact.name, prefix=prefix, target=f" {fact.value}", hidden=fact.hidden))
+        return out
+
+    def problem_id(self, prompt: str) -> str:
+        """A stable id: the hash of the whole prompt."""
+        return f"{self.kind}-{fingerprint(prompt, 12)}"
+
+
+def core_of(walk: Sequence[Fact]) -> str:
+    """What makes two problems the same question: start and keys."""
+    return "|".join([walk[0].subject, *(fact.key for fact in walk)])
+
+
