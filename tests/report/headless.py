@@ -21,7 +21,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def missing() -> str | None:
     """Say what is missing to run the browser tests, or None."""
     if not any(shutil.which(name) for name in BROWSERS):
-        return f"no Chromium found (looked for {', '.join(BROWSERS)}); apt-get install chromium chromium-driver"
+        return f"no Chromium found among {', '.join(BROWSERS)}; apt-get install chromium chromium-driver"
     if not shutil.which("chromedriver"):
         return "no chromedriver found; apt-get install chromium-driver"
     try:

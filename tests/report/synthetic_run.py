@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[str, bool, float, float, float, tuple[float, ...]]] = {
     "traceguard": ("budget", False, 0.004, 0.22, 0.27, (0.1, 0.2, 0.4)),
     "random_sentences": ("budget", True, 0.003, 0.20, 0.30, (0.1, 0.2, 0.4)),
 }
+STAGES = (("release", 22.0, 52000), ("attack", 64.0, 410000), ("evaluate", 12.0, 33000))
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror=\"window.pwned=2\"> & <!-- \u2028 'q'"
 
 
@@ -83,11 +84,12 @@ def _arm_rows(rng: Random, task: str, arm: dict[str, Any]) -> list[dict[str, Any
     curve = arm["share"] ** 1.4
     teacher = t0 - t_drop * curve + rng.gauss(0, 0.004) * bool(arm["share"])
     valid = 0.96 - v_drop * curve
+    shorter = 0.3 * (arm["defense"] in ("traceguard", "random_sentences"))
     rows = [
         _row(task, arm, "", "", "teacher_accuracy", teacher, 0.022),
         _row(task, arm, "", "", "trace_validity", valid, 0.014),
         _row(task, arm, "", "", "wrong_statements", 0.1 + 2 * (0.96 - valid), 0.04, "statements", False),
-        _row(task, arm, "", "", "trace_tokens", 84 * (1 - 0.3 * (arm["defense"] in ("traceguard", "random_sentences")) * curve), 2.1, "tokens", None),  # noqa: E501
+        _row(task, arm, "", "", "trace_tokens", 84 * (1 - shorter * curve), 2.1, "tokens", None),
         _row(task, arm, "", "", "teacher_finished", 0.995, 0.004),
     ]
     for i, student in enumerate(STUDENTS):
@@ -117,24 +119,26 @@ def _equal_cost(rng: Random) -> list[dict[str, Any]]:
     for task in TASKS:
         for student in STUDENTS:
             for attack in ATTACKS:
+                where = {"task": task, "student": student, "attack": attack}
                 for utility in ("teacher_accuracy", "trace_validity"):
                     for drop in (0.02, 0.05, 0.10):
                         for metric in ("student_accuracy", "recall_hidden", "s_minus_t"):
-                            for defense, reference in pairs:
-                                rows.append(_comparison(rng, task, student, attack, utility, drop, metric, defense, reference))  # noqa: E501
+                            for pair in pairs:
+                                rows.append(_comparison(rng, where, utility, drop, metric, *pair))
     return rows
 
 
-def _comparison(rng: Random, task: str, student: str, attack: str, utility: str, drop: float, metric: str,
-                defense: str, reference: str) -> dict[str, Any]:  # fmt: skip
+def _comparison(
+    rng: Random, where: dict[str, str], utility: str, drop: float, metric: str, defense: str, reference: str
+) -> dict[str, Any]:
     reached = not (utility == "teacher_accuracy" and defense == "traceguard")
     shift = {"ads": -0.9, "traceguard": -0.1}.get(defense, 0.1) * drop ** 0.7
-    shift *= 0.45 if task == "lookup" else 1.0
+    shift *= 0.45 if where["task"] == "lookup" else 1.0
     value, half = shift + rng.gauss(0, 0.008), 0.025 + 0.015 * rng.random()
     p = math.erfc(abs(value) / half * 1.96 / math.sqrt(2))
     return {
-        "task": task, "student": student, "attack": attack, "utility": utility, "drop": drop, "metric": metric,
-        "defense": defense, "reference": reference, "difference": value if reached else None,
+        **where, "utility": utility, "drop": drop, "metric": metric, "defense": defense,
+        "reference": reference, "difference": value if reached else None,
         "low": value - half if reached else None, "high": value + half if reached else None,
         "p": p if reached else None, "n": 400, "n_seeds": 5, "status": "ok" if reached else "not reached",
     }  # fmt: skip
@@ -164,15 +168,17 @@ def _costs(rng: Random) -> list[dict[str, Any]]:
     for task in TASKS:
         for arm in arms():
             slow = {"ads": 2.9, "permutation": 2.8}.get(arm["defense"], 1.0) * (1 + 0.03 * rng.random())
-            for stage, seconds, tokens in (("release", 22.0, 52000), ("attack", 64.0, 410000), ("evaluate", 12.0, 33000)):
+            for stage, seconds, tokens in STAGES:
                 factor = slow if stage == "release" and arm["defense"] != "none" else 1.0
                 rows.append({
-                    "task": task, "arm": arm["arm"], "stage": stage, "seconds": seconds * factor, "tokens": tokens,
+                    "task": task, "arm": arm["arm"], "stage": stage,
+                    "seconds": seconds * factor, "tokens": tokens,
                     "tokens_per_second": tokens / (seconds * factor), "relative": factor,
                 })  # fmt: skip
     return rows
 
 
+PROMPT = "Box a holds 7. Put in 5, take out 4, double it. What is the last digit?"
 NONE_TEXT = (
     "I will start from the innermost part. 7 + 5 = 12. So the box holds 12. Wait, I should check that. "
     "7 + 5 is 12, right. Then 12 - 4 = 8. Double it: 8 * 2 = 16. Hmm, mod 10 that is 6.</think> 6"
@@ -183,30 +189,38 @@ def _diffs(rng: Random) -> list[dict[str, Any]]:
     found = []
     for task in TASKS:
         for k in range(3):
-            text = f"{NONE_TEXT} (case {k})" if k < 2 else f"Let me see 🙂 {HOSTILE} done. It is 6. So 6.</think> 6"
+            hostile = f"Let me see 🙂 {HOSTILE} done. It is 6. So 6.</think> 6"
+            text = f"{NONE_TEXT} (case {k})" if k < 2 else hostile
             cut = text.index("Wait") if "Wait" in text else 4
             end = text.index("Then") if "Then" in text else 12
+            wrong = text.replace("12", "13")
             kept = text[:cut] + text[end:]
             found.append({
                 "task": task, "problem_id": f"{task}-{k:04d}", "gold": "6",
-                "prompt": "Box a holds 7. Put in 5, take out 4, double it. What is the last digit?" + (HOSTILE if k == 2 else ""),
+                "prompt": PROMPT + (HOSTILE if k == 2 else ""),
                 "arms": [
-                    {"arm": "none", "text": text, "correct": True, "tokens": None, "removed": None},
-                    {"arm": "ads lam=0.1", "text": text, "correct": True, "tokens": _tokens(rng, text, 0.25), "removed": None},
-                    {"arm": "ads lam=0.4", "text": text.replace("12", "13"), "correct": False,
-                     "tokens": _tokens(rng, text.replace("12", "13"), 1.2), "removed": None},
-                    {"arm": "temperature excess=0.7", "text": text, "correct": True, "tokens": _tokens(rng, text, 0.15), "removed": None},
-                    {"arm": "traceguard budget=0.2", "text": kept, "correct": True, "tokens": None, "removed": [[cut, end]]},
+                    _shown("none", text),
+                    _shown("ads lam=0.1", text, tokens=_tokens(rng, text, 0.25)),
+                    _shown("ads lam=0.4", wrong, correct=False, tokens=_tokens(rng, wrong, 1.2)),
+                    _shown("temperature excess=0.7", text, tokens=_tokens(rng, text, 0.15)),
+                    _shown("traceguard budget=0.2", kept, removed=[[cut, end]]),
                 ],
             })  # fmt: skip
     return found
+
+
+def _shown(
+    arm: str, text: str, correct: bool = True, tokens: Any = None, removed: Any = None
+) -> dict[str, Any]:
+    return {"arm": arm, "text": text, "correct": correct, "tokens": tokens, "removed": removed}
 
 
 def _tokens(rng: Random, text: str, scale: float) -> list[dict[str, Any]]:
     pieces, start = [], 0
     while start < len(text):
         size = rng.choice((2, 3, 4, 5))
-        pieces.append({"text": text[start:start + size], "moved": rng.expovariate(1 / scale) * (rng.random() < 0.4)})
+        moved = rng.expovariate(1 / scale) * (rng.random() < 0.4)
+        pieces.append({"text": text[start : start + size], "moved": moved})
         start += size
     return pieces
 

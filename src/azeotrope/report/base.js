@@ -75,7 +75,7 @@ function select(label, options, value, onchange) {
 
 const look = (kind) => DATA.looks[kind] || { color: 'var(--ink)', markers: ['M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z'] };
 const markerOf = (line) => look(line.kind).markers[line.variant % look(line.kind).markers.length];
-const empty = (file, what) => el('p', { class: 'empty' }, `This run stored no ${what} (${file} is absent).`);
+const empty = (file, what) => el('p', { class: 'empty' }, `This run stored no ${what} (${file} is absent or empty).`);
 
 // One tooltip for the whole page.
 const tip = byId('tip');

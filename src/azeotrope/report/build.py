@@ -50,6 +50,7 @@ def render(run: Run) -> str:
         name=prose.text(run.manifest.get("name", run.folder.name)),
         facts=prose.facts(run),
         verdict=prose.verdict(verdict(run)),
+        notes=prose.notes(run),
         confidence=prose.confidence(run),
         fallback=base64.b64encode(plot(run, first, "student_accuracy").encode()).decode(),
         reproduce=prose.reproduce(run),

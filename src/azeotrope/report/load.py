@@ -97,7 +97,8 @@ def _frame(path: Path, schema: Schema) -> pl.DataFrame | None:
         raise RunError(f"'{path}' lacks the columns {', '.join(missing)}; it was written by another version.")
     try:
         typed = frame.with_columns(pl.col(name).cast(kind) for name, kind in schema.items())
-        return typed.with_columns(pl.col(pl.Float64).fill_nan(None))
+        floats = pl.col(pl.Float64)
+        return typed.with_columns(pl.when(floats.is_finite()).then(floats))
     except pl.exceptions.PolarsError as error:
         raise RunError(f"'{path}' holds a column of the wrong type ({_first_line(error)}).") from None
 

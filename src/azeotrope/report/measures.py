@@ -80,7 +80,7 @@ TERMS = (
         "a higher temperature. A defense has to beat its controls, not the undefended teacher.",
     ),
     ("Attack", "How the thief turns the released text into a student."),
-    ("Worst case", "The most successful of the attacks and students that were run, not of all there are."),
+    ("Worst case", "The most successful of the attacks and students that were run; others may exist."),
     ("Undistilled", "The same student before it saw any of the teacher's output."),
     (
         "Equal cost",
@@ -93,8 +93,8 @@ TERMS = (
     ),
     (
         "Not reached",
-        "At every strength that was run, the method or its reference cost less than the drop asked for, or it "
-        "got there in too few resamples to say.",
+        "At every strength that was run, the method or its reference cost less than the drop asked for, or "
+        "it got there in too few resamples to say.",
     ),
     ("Nat", "Unit of information with base e. 0.69 nats are one bit."),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def facts(run: Run) -> str:
     if hardware:
         parts.append(_hardware(hardware))
     if isinstance(found.get("wall_seconds"), int | float):
-        parts.append(f"{_duration(found['wall_seconds'])} in all")
+        parts.append(f"last invocation {_duration(found['wall_seconds'])}")
     return "".join(f"<li>{text(part)}</li>" for part in parts)
 
 
@@ -65,6 +66,12 @@ def verdict(found: Verdict) -> str:
     return f'<p class="lead">{text(found.lead)}</p><p class="caution">{text(found.caution)}</p>{listing}'
 
 
+def notes(run: Run) -> str:
+    """Return what the study says must be known before its numbers are trusted."""
+    found = [str(note) for note in run.manifest.get("notes") or []]
+    return f'<ul class="notes">{"".join(f"<li>{text(note)}</li>" for note in found)}</ul>' if found else ""
+
+
 def reproduce(run: Run) -> str:
     """Return the reproduce box."""
     found = run.manifest
@@ -77,7 +84,6 @@ def reproduce(run: Run) -> str:
         "Logit order": order,
         "Packages": packages,
         "Hardware": _hardware(dict(_items(found.get("hardware")))),
-        "Notes": " ".join(str(note) for note in found.get("notes") or []),
     }
     listed = "".join(f"<div><dt>{k}</dt><dd>{text(value)}</dd></div>" for k, value in rows.items() if value)
     created = str(found.get("created") or "")
@@ -103,10 +109,11 @@ def glossary(run: Run) -> str:
 
 def _finding(finding: Finding) -> str:
     style, label = _CHIPS[finding.reading]
+    sentence = re.sub(r"(\b[np] [=<]|\d) (?=[\d.]|seeds?\b|points?\b|%)", "\\1\u00a0", finding.sentence)
     return (
         f'<li><p class="finding-head"><b>{text(finding.defense)}</b> on {text(finding.task)}, '
         f"by {text(measure(finding.utility).label)} "
-        f'<span class="chip chip-{style}">{label}</span></p><p>{text(finding.sentence)}</p></li>'
+        f'<span class="chip chip-{style}">{label}</span></p><p>{text(sentence)}</p></li>'
     )
 
 
@@ -123,7 +130,8 @@ def _items(value: Any) -> Iterable[tuple[str, Any]]:
 
 def _hardware(found: Mapping[str, Any]) -> str:
     units = {"cpu": "{}", "cores": "{} cores", "memory_gb": "{} GB of memory"}
-    return ", ".join(units.get(key, key + " {}").format(value) for key, value in found.items())
+    known = {key: value for key, value in found.items() if value is not None}
+    return ", ".join(units.get(key, key + " {}").format(value) for key, value in known.items())
 
 
 def _duration(seconds: float) -> str:

@@ -75,10 +75,12 @@ def plot(
     x = _scale([_bounds(point.x) for point in everything], LEFT, WIDTH - RIGHT)
     y = _scale([_bounds(p.y) for p in everything] + ([_bounds(base)] if base else []), HEIGHT - BOTTOM, TOP)
     looks = palette.looks(run.results["defense"].to_list())
+    center = f'cx="{x(start.x.value)}" cy="{y(start.y.value)}"' if start else ""
     body = [
         _axes(x, y, measure(utility).label, measure(metric).label),
         _references(x, y, start, base),
         *(_line(line, points, start, x, y, looks) for line, points in drawn),
+        f'<circle class="start" {center} r="4.5"/>' if start else "",
         _legend([line for line, _ in drawn], bool(start), looks),
     ]
     who = student or "highest over students"
@@ -193,6 +195,7 @@ def _style(looks: Looks) -> str:
             f".bg{{fill:{palette.BACKGROUND[theme]};stroke:{palette.RULE[theme]}}}",
             f"text{{fill:{palette.MUTED[theme]}}}.name,.title{{fill:{palette.INK[theme]}}}",
             f".grid{{stroke:{palette.RULE[theme]}}}.reference{{stroke:{palette.MUTED[theme]}}}",
+            f".start{{fill:{palette.BACKGROUND[theme]};stroke:{palette.INK[theme]}}}",
             f".band{{fill:{palette.MUTED[theme]}}}.mark{{stroke:{palette.BACKGROUND[theme]}}}",
         ]
         for kind, look in looks.items():
@@ -202,7 +205,7 @@ def _style(looks: Looks) -> str:
         themes.append("".join(rules))
     return (
         f"text{{font:12px {FONT}}}.title{{font-size:14px;font-weight:600}}.small{{font-size:11px}}"
-        ".line{fill:none;stroke-width:2}.control{stroke-dasharray:6 4}"
+        ".start{stroke-width:2}.line{fill:none;stroke-width:2}.control{stroke-dasharray:6 4}"
         ".bar{fill:none;stroke-width:1;opacity:.45}"
         ".grid{fill:none;stroke-width:1}.reference{fill:none;stroke-dasharray:1 4;stroke-linecap:round}"
         f".band{{opacity:.14}}{themes[0]}@media(prefers-color-scheme:dark){{{themes[1]}}}"

@@ -80,7 +80,7 @@ const plain = (key, label, name) => ({ key, label, text: (row) => (name ? name(r
 function whisker(row, reach, reading) {
   if (!present(row.difference) || !present(row.low) || !present(row.high)) return el('span');
   const x = (value) => 60 + 54 * Math.max(-1, Math.min(1, value / reach));
-  return svg('svg', { class: `whisker ${reading}`, viewBox: '0 0 120 16', width: 120, height: 16, 'aria-hidden': 'true' },
+  return svg('svg', { class: `whisker ${reading}`, viewBox: '0 0 120 16', width: 104, height: 14, 'aria-hidden': 'true' },
     svg('path', { class: 'zero', d: 'M60,1V15' }),
     svg('path', { class: 'span', d: `M${x(row.low)},8H${x(row.high)}M${x(row.low)},5V11M${x(row.high)},5V11` }),
     svg('circle', { cx: x(row.difference), cy: 8, r: 3.5 }));
@@ -94,7 +94,7 @@ const READING = { below: 'below', above: 'above', unclear: 'not separable', unre
 
 function equalTable() {
   const host = byId('equal-table');
-  if (!DATA.equal) return host.replaceChildren(empty('equal_cost.parquet', 'comparison at equal cost'));
+  if (!DATA.equal || !DATA.equal.task.length) return host.replaceChildren(empty('equal_cost.parquet', 'comparison at equal cost'));
   const rows = rowsOf(DATA.equal);
   const reach = {};
   const group = (row) => JSON.stringify([row.task, row.utility, row.drop, row.metric]);
@@ -106,7 +106,8 @@ function equalTable() {
   return dataTable(host, {
     caption: 'Comparison at equal cost', rows,
     columns: [
-      { key: 'defense', label: 'Comparison', text: (row) => `${row.defense} against ${row.reference}`, sort: (row) => `${row.defense} ${row.reference}` },
+      { key: 'defense', label: 'Comparison', text: (row) => `${row.defense} against ${row.reference}`,
+        node: (row) => el('span', { class: 'versus' }, el('b', null, row.defense), el('span', null, ` against ${row.reference}`)), sort: (row) => `${row.defense} ${row.reference}` },
       { key: 'difference', label: 'Difference', num: true, text: (row) => points(row.metric, row.difference) },
       { key: 'low', label: 'Interval', num: true, text: (row) => (present(row.low) && present(row.high) ? `[${points(row.metric, row.low)}, ${points(row.metric, row.high)}]` : '–') },
       { key: 'whisker', label: 'Plot', text: () => '', node: (row) => whisker(row, reach[group(row)], readingOf(row)), sort: (row) => row.difference },
@@ -128,7 +129,7 @@ function equalTable() {
 
 function costTable() {
   const host = byId('costs-table');
-  if (!DATA.costs) return host.replaceChildren(empty('costs.parquet', 'costs'));
+  if (!DATA.costs || !DATA.costs.task.length) return host.replaceChildren(empty('costs.parquet', 'costs'));
   const rows = rowsOf(DATA.costs);
   const most = Math.max(1, ...rows.map((row) => row.relative || 0));
   return dataTable(host, {

@@ -23,7 +23,7 @@ function tracesView() {
     view.replaceChildren(
       el('div', { class: 'prompt' }, el('h3', null, 'Problem'), el('p', { class: 'trace' }, problem.prompt), el('p', { class: 'gold' }, 'Correct answer: ', el('b', null, problem.gold))),
       el('div', { class: 'pair' }, none && none !== arm ? trace(none, top, 'Undefended') : null, trace(arm, top, null)),
-      arm.form === 'tokens' ? scale(top) : null);
+      ...(arm.form === 'tokens' ? [scale(top)] : []));
   }
   host.replaceChildren(bar, view);
   controls();

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azeotrope.report.curve import Lookup, largest_drop, read_at
-from azeotrope.report.lines import Line, arms_of, lines_of, undefended
+from azeotrope.report.lines import Line, arms_of, kind_of, lines_of, undefended
 from azeotrope.report.load import Run
 from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, measure, points, show, show_p
 
@@ -97,16 +97,14 @@ def _findings(run: Run, rows: Sequence[Row], metric: str) -> Iterable[Finding]:
     lookup = Lookup(run.results)
     for task in run.results["task"].unique(maintain_order=True).to_list():
         arms = arms_of(run.results, task)
-        lines = lines_of(arms)
-        for kind in dict.fromkeys(line.kind for line in lines if not line.is_control):
-            own = [line for line in lines if line.kind == kind]
-            for utility in TEACHER_UTILITIES:
-                mine = [
-                    row for row in rows
-                    if row["task"] == task and row["utility"] == utility
-                    and row["defense"] in {kind, *(line.label for line in own)}
-                ]  # fmt: skip
-                if mine:
+        lines = [line for line in lines_of(arms) if not line.is_control]
+        here = [row for row in rows if row["task"] == task]
+        for name in dict.fromkeys(row["defense"] for row in here):
+            own = [line for line in lines if line.label == name] or [
+                line for line in lines if line.kind == kind_of(name)
+            ]
+            for utility in TEACHER_UTILITIES if own else ():
+                if mine := [row for row in here if row["defense"] == name and row["utility"] == utility]:
                     yield _finding(lookup, task, undefended(arms), own, mine, metric)
 
 
@@ -114,7 +112,7 @@ def _finding(
     lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], rows: Sequence[Row], metric: str
 ) -> Finding:
     first = rows[0]
-    defense, utility, drop = lines[0].kind, first["utility"], first["drop"]
+    defense, utility, drop = first["defense"], first["utility"], first["drop"]
     size = points(drop, signed=False).removesuffix(".0")
     cost = f"At an equal {size}-point drop in {measure(utility).label}"
     if all(reading(row["low"], row["high"], row["status"]) == UNREACHED for row in rows):
@@ -223,8 +221,11 @@ def _clause(finding: Finding) -> str:
     if set(by) == {UNREACHED}:
         return "was not compared, because that drop was not reached"
     words = {
-        BELOW: "is below", UNCLEAR: "is not separable from", ABOVE: "is above", UNREACHED: "was not compared with",
-    }  # fmt: skip
+        BELOW: "is below",
+        UNCLEAR: "is not separable from",
+        ABOVE: "is above",
+        UNREACHED: "was not compared with",
+    }
     return _join([f"{words[found]} {_join(by[found])}" for found in words if found in by])
 
 

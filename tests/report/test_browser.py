@@ -1,0 +1,258 @@
+"""The report in a real browser: both widths and themes, no errors, no requests, everything operable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import headless
+import pytest
+
+from azeotrope.report import build
+
+REASON = headless.missing()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(REASON is not None, reason=f"BROWSER TESTS NOT RUN: {REASON}"),
+]
+WIDTHS = (390, 768, 1280)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with headless.browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(finished_run, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def js(driver: Any, script: str, *args: Any) -> Any:
+    return driver.execute_script(script, *args)
+
+
+def texts(driver: Any, selector: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)"
+    return list(js(driver, script, selector))
+
+
+def press(driver: Any, key: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(driver).send_keys(key).perform()
+
+
+def choose(driver: Any, label: str, value: str, within: str = "body") -> None:
+    done = js(driver, """
+      const [label, value, within] = arguments;
+      const fields = [...document.querySelectorAll(`${within} .field`)];
+      const field = fields.find((f) => f.firstChild.textContent === label);
+      const select = field.querySelector('select');
+      select.value = value;
+      select.dispatchEvent(new Event('change', { bubbles: true }));
+      return select.value === value;""", label, value, within)  # fmt: skip
+    assert done
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_loads_quietly_and_fits(driver: Any, page: Path, tmp_path: Path, width: int, theme: str) -> None:
+    headless.show(driver, page, width, theme)
+    assert js(driver, "return document.documentElement.dataset.ready") == "yes"
+    assert js(driver, "return window.pwned") is None
+    assert js(driver, "return document.documentElement.scrollWidth") <= width
+    assert js(driver, "return innerWidth") == width
+    assert driver.get_log("browser") == []
+    assert headless.requests(driver) == []
+    background = js(driver, "return getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(253, 252, 250)") == (theme == "light")
+    headless.screenshot(driver, tmp_path / f"{width}-{theme}.png")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_contrast(driver: Any, page: Path, theme: str) -> None:
+    headless.show(driver, page, 1280, theme)
+    faint = js(driver, """
+      const parse = (c) => {
+        const m = c.match(/[\\d.]+/g).map(Number);
+        const rgb = c.startsWith('color(') ? m.slice(0, 3) : m.slice(0, 3).map((v) => v / 255);
+        return [rgb, m.length > 3 ? m[3] : 1];
+      };
+      const lum = (rgb) => rgb.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((a, v, i) => a + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const backdrop = (node) => {
+        const layers = [];
+        for (let n = node; n; n = n.parentElement) layers.push(parse(getComputedStyle(n).backgroundColor));
+        const over = (base, [rgb, a]) => base.map((v, i) => v * (1 - a) + rgb[i] * a);
+        return layers.reverse().reduce(over, [1, 1, 1]);
+      };
+      const bad = new Set();
+      const tags = 'p, a, button, td, th, dd, dt, h1, h2, h3, span, small, b, del, label, li, select, text';
+      for (const node of document.querySelectorAll(tags)) {
+        if (!node.textContent.trim() || !node.getClientRects().length) continue;
+        const style = getComputedStyle(node);
+        const [ink] = parse(node.tagName === 'text' ? style.fill : style.color);
+        const [a, b] = [lum(ink), lum(backdrop(node))].sort((x, y) => x - y);
+        const ratio = (b + 0.05) / (a + 0.05);
+        const name = node.className.baseVal ?? node.className;
+        if (ratio < 4.5) bad.add(`${node.tagName}.${name} ${ratio.toFixed(2)}`);
+      }
+      return [...bad];""")  # fmt: skip
+    assert faint == []
+
+
+def test_theme_toggle_switches_and_is_remembered(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    js(driver, "document.getElementById('theme').click()")
+    assert js(driver, "return getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
+    driver.refresh()
+    assert js(driver, "return getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
+    js(driver, "document.getElementById('theme').click(); localStorage.clear()")
+
+
+def test_selectors_change_the_plot(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    seen = set()
+    for label, value in (("task", "lookup"), ("student", "llama-small"), ("attack", "sft"),
+                         ("honest users keep", "trace_validity"), ("the thief gets", "recall_hidden"),
+                         ("the thief gets", "s_minus_t")):  # fmt: skip
+        choose(driver, label, value, "#tradeoff")
+        drawn = js(driver, "return document.getElementById('tradeoff-plot').innerHTML")
+        assert "NaN" not in drawn
+        seen.add(drawn)
+    assert len(seen) == 6
+    assert any("student minus teacher" in text for text in texts(driver, "#tradeoff-plot .axis-name"))
+    assert js(driver, "return document.querySelectorAll('#tradeoff-plot .line.control').length") == 4
+    assert js(driver, "return document.querySelectorAll('#tradeoff-plot .line').length") == 6
+
+
+def test_zoom_shows_the_first_five_points(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    whole = texts(driver, "#tradeoff-plot .axes text")
+    js(driver, "document.getElementById('zoom').click()")
+    ticks = [float(t) for t in texts(driver, "#tradeoff-plot .axes text[text-anchor=middle]")]
+    assert min(ticks) >= 87.4
+    assert max(ticks) <= 94.6
+    assert js(driver, "return document.getElementById('zoom').getAttribute('aria-pressed')") == "true"
+    js(driver, "document.getElementById('zoom').click()")
+    assert texts(driver, "#tradeoff-plot .axes text") == whole
+
+
+def test_legend_switches_lines_off_and_on(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    count = "return document.querySelectorAll('#tradeoff-plot g.series').length"
+    before = js(driver, count)
+    js(driver, "document.querySelector('#tradeoff-legend button').click()")
+    assert js(driver, count) == before - 1
+    js(driver, "document.querySelectorAll('#tradeoff-legend button').forEach((b, i) => i && b.click())")
+    assert js(driver, count) == 0
+    assert len(texts(driver, "#tradeoff-legend [aria-pressed=false]")) == before
+    js(driver, "document.querySelector('#tradeoff-legend button').click()")
+    assert js(driver, count) == 1
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tooltip_by_pointer_stays_on_screen(driver: Any, page: Path, width: int) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    headless.show(driver, page, width, "light")
+    js(driver, "document.getElementById('tradeoff-plot').scrollIntoView({ block: 'center' })")
+    for index in (0, 4):
+        mark = driver.find_elements("css selector", "#tradeoff-plot .hit")[index]
+        ActionChains(driver).move_to_element(mark).perform()
+        assert js(driver, "return document.getElementById('tip').hidden") is False
+        box = js(driver, "return document.getElementById('tip').getBoundingClientRect().toJSON()")
+        assert box["left"] >= 0
+        assert box["right"] <= width
+    assert "n = 400, 5 seeds" in texts(driver, "#tip")[0]
+
+
+def test_keyboard_reaches_the_marks_and_moves_between_them(driver: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    headless.show(driver, page, 1280, "light")
+    js(driver, "[...document.querySelectorAll('#tradeoff-legend button')].at(-1).focus()")
+    press(driver, Keys.TAB)
+    where = "return document.activeElement.getAttribute('aria-label')"
+    assert js(driver, where).startswith("undefended")
+    press(driver, Keys.ARROW_RIGHT)
+    assert js(driver, where).startswith("ads lam=0.05. teacher accuracy ")
+    assert texts(driver, "#tip")[0].startswith("ads lam=0.05")
+    press(driver, Keys.END)
+    assert js(driver, where).startswith("temperature")
+    press(driver, Keys.ESCAPE)
+    assert js(driver, "return document.getElementById('tip').hidden") is True
+    press(driver, Keys.TAB)
+    assert js(driver, "return document.activeElement.closest('section').id") == "equal"
+
+
+def test_first_tab_stop_skips_to_the_verdict_and_focus_is_visible(driver: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    headless.show(driver, page, 1280, "light")
+    press(driver, Keys.TAB)
+    assert js(driver, "return document.activeElement.className") == "skip"
+    assert js(driver, "return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_equal_cost_table_filters_and_sorts(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    rows = "#equal-table tbody tr"
+    assert len(texts(driver, rows)) == 20
+    choose(driver, "equal drop", "0.1", "#equal")
+    choose(driver, "student", "llama-small", "#equal")
+    assert len(texts(driver, rows)) == 10
+    js(driver, "document.querySelectorAll('#equal-table th button')[1].click()")
+    values = [float(t.replace("−", "-")) for t in texts(driver, f"{rows} td:nth-child(2)") if t != "–"]
+    assert values == sorted(values)
+    assert texts(driver, "#equal-table th[aria-sort=ascending]") == ["Difference"]
+    assert {"below", "not separable", "not reached"} <= set(texts(driver, "#equal-table .chip"))
+
+
+def test_results_table_searches_and_expands(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    rows = "#results-table tbody tr"
+    assert len(texts(driver, rows)) == 50
+    js(driver, """const f = document.querySelector('#results-table input');
+      f.value = 'traceguard llama nowhere'; f.dispatchEvent(new Event('input'));""")  # fmt: skip
+    assert len(texts(driver, rows)) == 0
+    js(driver, """const f = document.querySelector('#results-table input');
+      f.value = 'traceguard llama'; f.dispatchEvent(new Event('input'));""")  # fmt: skip
+    js(driver, "document.querySelector('#results-table .quiet').click()")
+    found = texts(driver, rows)
+    assert len(found) == 2 * 3 * 2 * 7
+    assert all("traceguard" in row and "llama-small" in row for row in found)
+
+
+def test_traces_show_tokens_removed_sentences_and_hostile_text_as_text(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    assert js(driver, "return document.querySelectorAll('#traces .token').length") > 5
+    assert "nats" in texts(driver, "#traces .heat-scale")[0]
+    choose(driver, "arm", "traceguard budget=0.2", "#traces")
+    assert not {"null", "undefined", "NaN"} & set(js(driver, "return document.body.innerText").split())
+    assert texts(driver, "#traces del")[0].startswith("Wait, I should check")
+    choose(driver, "problem", "2", "#traces")
+    assert "<script>window.pwned" in texts(driver, "#traces .prompt")[0]
+    for arm in ("ads lam=0.4", "none"):
+        choose(driver, "arm", arm, "#traces")
+        assert "</script><script>window.pwned = 1</script>" in texts(driver, "#traces .side .trace")[-1]
+    assert js(driver, "return window.pwned") is None
+
+
+def test_losses_have_a_panel_per_arm(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    assert len(texts(driver, "#losses .panel")) == 22
+    assert js(driver, "return document.querySelectorAll('#losses .panel:nth-child(2) .curve').length") == 9
+    assert "NaN" not in js(driver, "return document.getElementById('losses-view').innerHTML")
+
+
+def test_bare_run_shows_one_line_per_absent_part(driver: Any, finished_run: Path, tmp_path: Path) -> None:
+    for name in ("manifest.json", "results.parquet"):
+        (tmp_path / name).write_bytes((finished_run / name).read_bytes())
+    headless.show(driver, build(tmp_path), 390, "dark")
+    assert len(texts(driver, "main > section .empty")) == 4
+    assert driver.get_log("browser") == []
+    assert js(driver, "return document.documentElement.scrollWidth") <= 390
