@@ -172,6 +172,13 @@ def test_at_teacher_cost_sorts_on_strength_and_takes_the_first_crossing() -> Non
     assert stats.at_teacher_cost(bumpy, 0.1) == pytest.approx([0.6] * 3)
 
 
+def test_a_cost_reached_exactly_counts_whatever_the_rounding() -> None:
+    assert stats.at_teacher_cost(_curve([0.9, 0.9 - 0.1], [0.7, 0.6]), 0.1) == pytest.approx([0.6] * 3)
+    assert stats.at_teacher_cost(_curve([0.3, 0.1], [0.7, 0.6]), 0.2) == pytest.approx([0.6] * 3)
+    noise = stats.from_replicates(np.array([0.0, 1e-17, 2e-17, 1e-18]), n=1, n_seeds=1)
+    assert noise.p == 1.0
+
+
 def test_an_arm_at_strength_zero_is_the_undefended_arm() -> None:
     assert _curve([0.9, 0.9, 0.6], [0.7, 0.1, 0.2], strengths=[0.0, 1.0]).strengths == (0.0, 1.0)
 
@@ -182,8 +189,8 @@ def test_at_teacher_cost_against_a_loop(utility: list[float], drop: float) -> No
     leakage = [i * 0.1 for i in range(len(utility))]
     expected = float("nan")
     for i in range(1, len(utility)):
-        if utility[i] <= utility[0] - drop:
-            share = (utility[i - 1] - utility[0] + drop) / (utility[i - 1] - utility[i])
+        if utility[i] <= utility[0] - drop + 1e-12:
+            share = min(1.0, (utility[i - 1] - utility[0] + drop) / (utility[i - 1] - utility[i]))
             expected = leakage[i - 1] + share * (leakage[i] - leakage[i - 1])
             break
     assert stats.at_teacher_cost(_curve(utility, leakage), drop)[0] == pytest.approx(expected, nan_ok=True)

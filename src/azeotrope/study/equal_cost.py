@@ -18,7 +18,7 @@ from azeotrope.study.tables import Students, TaskData, over_seeds
 UTILITIES = ("teacher_accuracy", "trace_validity")
 LEAKAGES = ("student_accuracy", "recall_hidden")
 REFERENCE = "temperature"  # the control of every defense
-EXTRA_REFERENCES = {"ads": "permutation"}  # further controls, by defense kind
+EXTRA_REFERENCES = {"ads": "permutation", "traceguard": "random_sentences"}  # further controls, by kind
 SCHEMA = {
     "task": pl.String, "student": pl.String, "attack": pl.String, "utility": pl.String, "drop": pl.Float64,
     "metric": pl.String, "defense": pl.String, "reference": pl.String, "difference": pl.Float64,
