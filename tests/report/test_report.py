@@ -215,6 +215,21 @@ def test_verdict_reports_a_defense_that_leaks_more(copied: Path) -> None:
     assert "it leaks more" in next(f for f in found.findings if f.defense == "ads").sentence
 
 
+def test_verdict_says_when_only_the_reference_fell_short(copied: Path) -> None:
+    edit(copied, "equal_cost.parquet", lambda f: f.with_columns(status=pl.lit("not reached")))
+    ads = next(f for f in verdict(load_run(copied)).findings if f.defense == "ads")
+    assert ads.reading == UNREACHED
+    assert re.search(r"lost up to \d+\.\d points; temperature and permutation did not lose 5", ads.sentence)
+
+
+def test_lead_names_defenses_with_the_same_reading_together(copied: Path) -> None:
+    edit(copied, "equal_cost.parquet", lambda f: f.with_columns(
+        difference=pl.lit(0.0), low=pl.lit(-0.1), high=pl.lit(0.1), status=pl.lit("ok"),
+        reference=pl.lit("temperature")))  # fmt: skip
+    lead = verdict(load_run(copied)).lead
+    assert lead.endswith("teacher accuracy: ads and traceguard are not separable from temperature.")
+
+
 @pytest.mark.parametrize("attacks", [["sft"], ["sft(epochs=3)"], ["sft", "sft(lr=0.1)"]])
 def test_a_passive_student_alone_is_never_evidence(attacks: list[str]) -> None:
     assert "not evidence that a defense is effective" in caution(attacks)

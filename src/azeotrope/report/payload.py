@@ -13,6 +13,7 @@ from azeotrope.report.load import Run
 from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, table
 from azeotrope.report.palette import looks, marker, marker_path
 from azeotrope.report.traces import trace_pages
+from azeotrope.report.verdict import headline_metric
 
 CURVE_POINTS = 60  # per loss curve; more would only make the page heavy
 RESULT_COLUMNS = (
@@ -29,6 +30,7 @@ def payload(run: Run) -> dict[str, Any]:
         "measures": table(names),
         "utilities": [name for name in TEACHER_UTILITIES if name in names],
         "leakage": [name for name in LEAKAGE if name in names],
+        "headline": headline_metric(run),
         "undistilled": UNDISTILLED,
         "tasks": [_task(run.results, task) for task in tasks],
         "looks": _looks(run.results["defense"].to_list()),

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import polars as pl
+
 from azeotrope.report.load import Run
-from azeotrope.report.measures import TERMS, measure
+from azeotrope.report.measures import TERMS, UNDISTILLED, measure
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, Finding, Verdict
 
 BIBTEX = """@software{{azeotrope,
@@ -40,7 +42,8 @@ def facts(run: Run) -> str:
         counts = dict(_items(count))
         test, release = counts.get("test", "?"), counts.get("release", "?")
         parts.append(f"{task}: {test} test problems, {release} released traces")
-    seeds = run.results.filter(run.results["student"] != "")["n_seeds"].drop_nulls().to_list()
+    distilled = ~pl.col("attack").is_in(["", UNDISTILLED])
+    seeds = run.results.filter(distilled)["n_seeds"].drop_nulls().to_list()
     if seeds:
         low, high = min(seeds), max(seeds)
         parts.append(f"{low} student seeds" if low == high else f"{low} to {high} student seeds")
@@ -109,7 +112,8 @@ def glossary(run: Run) -> str:
 
 def _finding(finding: Finding) -> str:
     style, label = _CHIPS[finding.reading]
-    sentence = re.sub(r"(\b[np] [=<]|\d) (?=[\d.]|seeds?\b|points?\b|%)", "\\1\u00a0", finding.sentence)
+    sentence = re.sub(r"\b([np]) ([=<]) ", "\\1\u00a0\\2\u00a0", finding.sentence)
+    sentence = re.sub(r"(\d) (seeds?\b|points?\b|%)", "\\1\u00a0\\2", sentence)
     return (
         f'<li><p class="finding-head"><b>{text(finding.defense)}</b> on {text(finding.task)}, '
         f"by {text(measure(finding.utility).label)} "

@@ -50,7 +50,8 @@ function dataTable(host, { caption, columns, rows, filters = [], search = false,
       if (on) node.setAttribute('aria-sort', state.sort.down ? 'descending' : 'ascending');
       else node.removeAttribute('aria-sort');
     });
-    count.textContent = `${found.length.toLocaleString('en-US')} ${found.length === 1 ? 'row' : 'rows'}` +
+    const total = rows.length.toLocaleString('en-US');
+    count.textContent = (found.length === rows.length ? total : `${found.length.toLocaleString('en-US')} of ${total}`) + (rows.length === 1 ? ' row' : ' rows') +
       (shown.length < found.length ? `, the first ${shown.length} shown` : '');
     more.textContent = `Show all ${found.length.toLocaleString('en-US')} rows`;
     more.hidden = shown.length === found.length;
@@ -121,7 +122,7 @@ function equalTable() {
       { key: 'task', label: 'task', all: false },
       { key: 'utility', label: 'cost counted in', all: false, value: 'teacher_accuracy', name: labelOf },
       { key: 'drop', label: 'equal drop', all: false, value: '0.05', name: size },
-      { key: 'metric', label: 'what the thief gets', all: false, value: 'student_accuracy', name: labelOf },
+      { key: 'metric', label: 'what the thief gets', all: false, value: DATA.headline, name: labelOf },
       { key: 'student', label: 'student' }, { key: 'attack', label: 'attack' },
     ],
   });
@@ -147,9 +148,9 @@ function costTable() {
 }
 
 function resultsTable() {
-  const rows = rowsOf(DATA.results);
+  const rows = RESULTS;
   dataTable(byId('results-table'), {
-    caption: 'All results', rows, search: true, page: 50,
+    caption: 'All results', rows, search: true,
     columns: [
       plain('arm', 'Arm'), plain('task', 'Task'), plain('attack', 'Attack', (v) => v || 'teacher side'), plain('student', 'Student', (v) => v || '–'),
       plain('metric', 'Measure', labelOf),
@@ -159,7 +160,8 @@ function resultsTable() {
       { key: 'n_seeds', label: 'Seeds', num: true, text: (row) => String(row.n_seeds ?? '–') },
     ],
     filters: [
-      { key: 'task', label: 'task' }, { key: 'metric', label: 'measure', name: labelOf }, { key: 'defense', label: 'defense' },
+      { key: 'task', label: 'task', value: DATA.tasks[0].name }, { key: 'metric', label: 'measure', value: DATA.headline, name: labelOf },
+      { key: 'defense', label: 'defense' },
       { key: 'attack', label: 'attack', name: (value) => value || 'teacher side' },
     ],
   });

@@ -1,6 +1,7 @@
 // The trade-off plot: teacher utility against what the thief gets.
 const CELLS = new Map();
-for (const row of rowsOf(DATA.results)) {
+const RESULTS = rowsOf(DATA.results);
+for (const row of RESULTS) {
   if (!present(row.value)) continue;
   const key = JSON.stringify([row.task, row.arm, row.metric]);
   if (!CELLS.has(key)) CELLS.set(key, []);
@@ -16,7 +17,7 @@ function studentCell(task, arm, metric, student, attack) {
     (student === ANY || row.student === student) && (attack === ANY || row.attack === attack)));
 }
 function undistilledCell(task, metric, student) {
-  return highest(rowsOf(DATA.results).filter((row) => row.task === task && row.metric === metric && present(row.value) &&
+  return highest(RESULTS.filter((row) => row.task === task && row.metric === metric && present(row.value) &&
     row.attack === DATA.undistilled && (student === ANY || row.student === student)));
 }
 
@@ -25,7 +26,7 @@ function tradeoff() {
   if (!DATA.leakage.length || !DATA.utilities.length) {
     return plot.replaceChildren(el('p', { class: 'empty' }, 'This run measured no teacher utility or no student, so there is nothing to plot.'));
   }
-  const state = { task: DATA.tasks[0].name, student: ANY, attack: ANY, x: DATA.utilities[0], y: DATA.leakage[0], zoom: false, hidden: new Set() };
+  const state = { task: DATA.tasks[0].name, student: ANY, attack: ANY, x: DATA.utilities[0], y: DATA.leakage.includes(DATA.headline) ? DATA.headline : DATA.leakage[0], zoom: false, hidden: new Set() };
   const task = () => DATA.tasks.find((item) => item.name === state.task);
 
   function controls() {
@@ -39,7 +40,7 @@ function tradeoff() {
       state.zoom = !state.zoom;
       zoom.setAttribute('aria-pressed', String(state.zoom));
       update();
-    } }, 'First 5 % drop');
+    } }, 'First 5-point drop');
     byId('tradeoff-controls').replaceChildren(
       select('task', DATA.tasks.map((item) => item.name), state.task, set('task')),
       select('student', many(students, 'highest of all'), state.student, set('student')),

@@ -59,7 +59,7 @@ def reading(low: float | None, high: float | None, status: str | None) -> str:
 def verdict(run: Run) -> Verdict:
     """Compute the verdict of a run."""
     attacks = sorted({a for a in run.results["attack"].drop_nulls().to_list() if a and a != UNDISTILLED})
-    metric = _headline_metric(run)
+    metric = headline_metric(run)
     findings: tuple[Finding, ...] = ()
     drop = DROP
     if run.equal_cost is not None and not run.equal_cost.is_empty():
@@ -86,7 +86,8 @@ def caution(attacks: Sequence[str]) -> str:
     )
 
 
-def _headline_metric(run: Run) -> str:
+def headline_metric(run: Run) -> str:
+    """Return the measure of leakage that the study leads with."""
     headline = run.manifest.get("headline")
     wanted = headline.get("metric") if isinstance(headline, dict) else None
     known = set(run.results["metric"].to_list())
@@ -116,7 +117,7 @@ def _finding(
     size = points(drop, signed=False).removesuffix(".0")
     cost = f"At an equal {size}-point drop in {measure(utility).label}"
     if all(reading(row["low"], row["high"], row["status"]) == UNREACHED for row in rows):
-        far = _how_far(lookup, task, none, lines, utility)
+        far = _how_far(largest_drop(lookup, task, none, lines, utility), drop, rows)
         sentence = f"{cost}: not reached, so nothing is compared.{far}"
         return Finding(task, defense, utility, sentence, {row["reference"]: UNREACHED for row in rows})
     (student, attack), value = _worst_cell(lookup, task, none, lines, rows, metric)
@@ -131,10 +132,14 @@ def _finding(
     return Finding(task, defense, utility, sentence, readings)
 
 
-def _how_far(lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], utility: str) -> str:
-    far = largest_drop(lookup, task, none, lines, utility)
+def _how_far(far: float | None, drop: float, rows: Sequence[Row]) -> str:
     if far is None:
         return ""
+    if far >= drop:
+        others = _join(list(dict.fromkeys(row["reference"] for row in rows)))
+        own = points(far, signed=False)
+        size = points(drop, signed=False).removesuffix(".0")
+        return f" Its arms lost up to {own} points; {others} did not lose {size}, or too few resamples did."
     if far <= 0:
         return " No arm that was run lost any."
     return f" The largest drop of any arm that was run is {points(far, signed=False)} points."
@@ -198,33 +203,42 @@ def _lead(findings: Sequence[Finding], drop: float, metric: str, run: Run) -> st
             return "This run stored no comparison at equal cost, so no verdict is drawn."
         return "This run compared no defense at equal cost, so no verdict is drawn."
     utility = next((u for u in TEACHER_UTILITIES if any(f.utility == u for f in findings)), "")
-    groups: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.utility == utility:
-            groups.setdefault(f"{finding.defense}\0{_clause(finding)}", []).append(finding.task)
-    tasks = {finding.task for finding in findings}
-    clauses = []
-    for key, where in groups.items():
-        defense, clause = key.split("\0")
-        clauses.append(f"{defense} {clause}" + ("" if set(where) == tasks else f" on {_join(where)}"))
+    told = [finding for finding in findings if finding.utility == utility]
     size = points(drop, signed=False).removesuffix(".0")
     return (
         f"By {measure(metric).label} of the worst-case student, at an equal {size}-point drop in "
-        f"{measure(utility).label}: {'; '.join(clauses)}."
+        f"{measure(utility).label}: {'; '.join(_clauses(told))}."
     )
 
 
-def _clause(finding: Finding) -> str:
+def _clauses(findings: Sequence[Finding]) -> list[str]:
+    """One clause for all defenses with the same readings on the same tasks."""
+    tasks: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for finding in findings:
+        tasks.setdefault((finding.defense, tuple(finding.readings.items())), []).append(finding.task)
+    groups: dict[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], list[str]] = {}
+    for (defense, readings), where in tasks.items():
+        groups.setdefault((readings, tuple(where)), []).append(defense)
+    everywhere = {finding.task for finding in findings}
+    return [
+        f"{_join(defenses)} {_clause(dict(readings), len(defenses) > 1)}"
+        + ("" if set(where) == everywhere else f" on {_join(where)}")
+        for (readings, where), defenses in groups.items()
+    ]
+
+
+def _clause(readings: Mapping[str, str], several: bool) -> str:
     by: dict[str, list[str]] = {}
-    for reference, found in finding.readings.items():
+    for reference, found in readings.items():
         by.setdefault(found, []).append(reference)
+    present, past = ("are", "were") if several else ("is", "was")
     if set(by) == {UNREACHED}:
-        return "was not compared, because that drop was not reached"
+        return f"{past} not compared, because that drop was not reached"
     words = {
-        BELOW: "is below",
-        UNCLEAR: "is not separable from",
-        ABOVE: "is above",
-        UNREACHED: "was not compared with",
+        BELOW: f"{present} below",
+        UNCLEAR: f"{present} not separable from",
+        ABOVE: f"{present} above",
+        UNREACHED: f"{past} not compared with",
     }
     return _join([f"{words[found]} {_join(by[found])}" for found in words if found in by])
 
