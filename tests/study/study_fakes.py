@@ -121,10 +121,10 @@ class FakeStages:
     def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
         self._before("attack")
         traces = pl.read_parquet(release_dir / "traces.parquet")
-        teacher = pl.read_parquet(release_dir / "samples.parquet")["correct"].mean()
+        teacher = float(np.mean(pl.read_parquet(release_dir / "samples.parquet")["correct"].to_numpy()))
         assert len(traces)
         rng = _rng(spec.seed, "attack", spec.draw, str(teacher))
-        self._students(spec, out, 0.8 * float(teacher or 0), rng)
+        self._students(spec, out, 0.8 * teacher, rng)
         write_parquet(pl.DataFrame({"base": [0, 0], "step": [1, 2], "split": "train", "loss": [2.0, 1.0]}),
                       out / "losses.parquet")
 

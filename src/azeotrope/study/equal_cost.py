@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,30 +59,28 @@ def sweeps(arms: Sequence[Arm]) -> list[Sweep]:
 
 
 def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iterator[dict[str, object]]:
-    analysis = plan.study.analysis
+    """All comparisons of a task: students × attacks × utilities × metrics × pairs of curves × drops."""
+    study = plan.study
     pairs = [(one, other) for one in found for other in _references(one, found)]
-    for student in plan.study.students:
-        seeds = units(plan.study, student.bases, data.draws)
-        weights = weights_for(plan.study, task, student.bases, data.draws, len(data.problems))
-        for attack in plan.expansion.attacks:
-            cell = data.students[UNDEFENDED, attack.label, student.family]
-            for utility in UTILITIES:
-                for metric in LEAKAGES:
-                    names = (attack.label, student.family, utility, metric)
-                    if not _measured(data, cell, utility, metric):
-                        continue
-                    curves = {sweep.name: _curve(data, sweep, names, weights) for sweep in found}
-                    n = cell.contents if metric == "recall_hidden" else len(data.problems)
-                    for one, other in pairs:
-                        first, second = curves[one.name], curves[other.name]
-                        if first is None or second is None:
-                            continue
-                        for drop in analysis.drops:
-                            gap = stats.equal_cost(first, second, drop, n=n, n_seeds=seeds,
-                                                   confidence=analysis.confidence)
-                            yield {"task": task, "student": student.family, "attack": attack.label,
-                                   "utility": utility, "drop": drop, "metric": metric, "defense": one.name,
-                                   "reference": other.name, "n": n, "n_seeds": seeds, **_numbers(gap)}
+    cells = itertools.product(study.students, plan.expansion.attacks, UTILITIES, LEAKAGES)
+    for student, attack, utility, metric in cells:
+        cell = data.students[UNDEFENDED, attack.label, student.family]
+        if not _measured(data, cell, utility, metric):
+            continue
+        weights = weights_for(study, task, student.bases, data.draws, len(data.problems))
+        names = (attack.label, student.family, utility, metric)
+        curves = {sweep.name: _curve(data, sweep, names, weights) for sweep in found}
+        n = cell.contents if metric == "recall_hidden" else len(data.problems)
+        n_seeds = units(study, student.bases, data.draws)
+        for (one, other), drop in itertools.product(pairs, study.analysis.drops):
+            first, second = curves[one.name], curves[other.name]
+            if first is None or second is None:
+                continue
+            gap = stats.equal_cost(first, second, drop, n=n, n_seeds=n_seeds,
+                                   confidence=study.analysis.confidence)
+            yield {"task": task, "student": student.family, "attack": attack.label, "utility": utility,
+                   "drop": drop, "metric": metric, "defense": one.name, "reference": other.name, "n": n,
+                   "n_seeds": n_seeds, **_numbers(gap)}
 
 
 def _references(sweep: Sweep, found: Sequence[Sweep]) -> list[Sweep]:
