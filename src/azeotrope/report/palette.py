@@ -1,7 +1,7 @@
 """One color, marker and dash per defense, the same in the page and in the README plot.
 
-The six built-in colors keep an OKLab distance of at least 0.09 from each other in normal, protanopic and
-deuteranopic vision and a contrast of at least 3:1 with the background, in both themes. A defense is never
+The six built-in colors keep an OKLab distance of at least 0.1 from each other in normal, protanopic and
+deuteranopic vision and a contrast of at least 3.7:1 with the background, in both themes. A defense is never
 told apart by color alone: markers differ, and controls are dashed.
 """
 
