@@ -53,18 +53,18 @@ class Recipe:
     reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
     steps: int = 500
     lr: float = 3e-3
-    batch: int = 64
+    batch: int = 32
     warm_traces: int = 0
     warm_epochs: int = 4
     seed: int = 0
     tags: bool = True  # think tags as single tokens
 
 
-TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=1200)
+TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=1800)
 STUDENTS = (
-    Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=700),
-    Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=900),
-    Recipe(name="student-neox", family="gpt_neox", hidden=80, layers=3, heads=2, reads="base", steps=700),
+    Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=1000),
+    Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=1200),
+    Recipe(name="student-neox", family="gpt_neox", hidden=80, layers=3, heads=2, reads="base", steps=1000),
     Recipe(
         name="student-othertok",
         family="llama",
@@ -72,7 +72,7 @@ STUDENTS = (
         layers=3,
         heads=2,
         reads="base",
-        steps=800,
+        steps=1000,
         vocab=512,
         tags=False,
     ),
@@ -265,16 +265,20 @@ def save(lm: LM, folder: Path) -> LM:
     return load(str(folder))
 
 
-def build(out: Path, only: str | None, note: Callable[[str], None]) -> None:
-    """Make every model (or those whose name starts with `only`), and record recipes in BUILD.json."""
+def build(out: Path, only: str | None, missing: bool, note: Callable[[str], None]) -> None:
+    """Make every model (or those whose name starts with `only`), and record recipes in BUILD.json.
+
+    With `missing`, models that are already there are kept.
+    """
     out.mkdir(parents=True, exist_ok=True)
     recipes = [TEACHER, *PROXIES]
-    for student in STUDENTS:
-        for base in range(BASES):
+    for base in range(BASES):
+        for student in STUDENTS:
             settings = {**asdict(student), "name": f"{student.name}-{base}", "seed": base}
             recipes.append(Recipe(**settings))
     for recipe in recipes:
-        if only is None or recipe.name.startswith(only):
+        wanted = only is None or recipe.name.startswith(only)
+        if wanted and not (missing and (out / recipe.name / "config.json").exists()):
             note(recipe.name)
             make(recipe, out, note)
     (out / "BUILD.json").write_text(json.dumps([asdict(r) for r in recipes], indent=1) + "\n")
@@ -285,10 +289,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rebuild the embedded models from their seeds.")
     parser.add_argument("--out", type=Path, default=EMBEDDED_ROOT)
     parser.add_argument("--only", help="only models whose name starts with this")
+    parser.add_argument("--missing", action="store_true", help="keep models that are already there")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    build(args.out, args.only, lambda line: print(line, flush=True))
+    build(args.out, args.only, args.missing, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -12,20 +12,11 @@ from pydantic_core import InitErrorDetails
 
 from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.core.methods import Settings, explain
+from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import fingerprint
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-
-
-class Sampling(Settings):
-    """How the teacher samples. `top_k` 0 and `top_p` 1 switch those filters off."""
-
-    temperature: float = Field(1.0, ge=0, description="0 is greedy decoding")
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)
-    max_new_tokens: Positive | None = Field(None, description="tokens; the task's own limit if not given")
 
 
 class ReleaseSettings(Settings):
@@ -63,7 +54,7 @@ class Analysis(Settings):
     drops: tuple[Share, ...] = Field((0.02, 0.05, 0.10), description="teacher utility given up")
     replicates: int = Field(2000, ge=100, description="bootstrap replicates")
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    unit: Literal["pair", "base"] = Field("pair", description="what counts as independent: see resampling.py")
+    unit: Literal["pair", "base"] = Field("base", description="what counts as independent: see resampling.py")
     headline: Headline = Headline()
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from azeotrope.core.sampling import LOGIT_ORDER as LOGIT_ORDER
 from azeotrope.study.aggregate import infos
 from azeotrope.study.plan import Plan
 from azeotrope.study.specs import RELEASE
@@ -21,7 +22,7 @@ from azeotrope.study.tables import TaskData
 
 PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "tokenizers", "peft",
             "accelerate")
-LOGIT_ORDER = ("repetition_penalty", "temperature", "defense", "top_k", "top_p")
+
 
 
 def build_manifest(plan: Plan, store: Store, tasks: Mapping[str, TaskData], *, command: str | None,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from azeotrope.study.config import Evaluation, Sampling
+from azeotrope.core.sampling import Sampling
+from azeotrope.study.config import Evaluation
 
 RELEASE, ATTACK, UNDISTILLED = "release", "attack", "undistilled"
 STAGES = (UNDISTILLED, RELEASE, ATTACK)

@@ -1,4 +1,4 @@
-"""Arithmetic: several operations in a row on a dial of twenty positions."""
+"""Arithmetic: several operations in a row on a dial of twelve positions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TEMPLATES = (
 
 
 class Arithmetic(EmbeddedTask):
-    """Two or three operations (plus, minus, times) modulo twenty.
+    """Two or three operations (plus, minus, times) modulo twelve.
 
-    160 facts (8 operations × 20 values); four of the operations are unknown to the undistilled students.
+    96 facts (8 operations × 12 values); four of the operations are unknown to the undistilled students.
     """
 
     kind: ClassVar[str] = "arithmetic"
-    summary: ClassVar[str] = "multi-step arithmetic on a dial of twenty positions"
+    summary: ClassVar[str] = "multi-step arithmetic on a dial of twelve positions"
     phrases: ClassVar[grammar.Phrases] = grammar.ARITHMETIC
 
     @property
     def facts(self) -> Mapping[tuple[str, str], Fact]:
-        """The 160 turns of the dial."""
+        """The 96 turns of the dial."""
         return TURNS
 
     def pose(

@@ -128,7 +128,6 @@ class EmbeddedTask(Task):
             tuple(meta["keys"]),
             str(meta["start"]),
             problem.answer,
-            meta.get("options", {}),
         )
 
     def gold_traces(self, problems: Sequence[Problem], seed: int = 0) -> list[Trace]:

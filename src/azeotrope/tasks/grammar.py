@@ -48,7 +48,7 @@ LOOKUP = Phrases(
         "Taking the {key} out of {subject} brings us to {value}.",
     ),
     consolidation=("So we are now in {value}.", "That puts us in {value}."),
-    conclusion=("So the trip ends in {last} ({answer}).",),
+    conclusion=("So the trip ends in {last}.",),
 )
 ARITHMETIC = Phrases(
     plan=(

@@ -1,4 +1,4 @@
-"""Lookup: multi-hop questions over a fictional map, multiple choice among eight towns."""
+"""Lookup: multi-hop questions over a fictional map, multiple choice among four named towns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 from azeotrope.core.types import Problem
 from azeotrope.tasks import grammar
 from azeotrope.tasks.embedded import REFUSED, EmbeddedTask
-from azeotrope.tasks.world import LETTERS, LINKS, TOWNS, Fact, and_then, pick_person
+from azeotrope.tasks.world import LINKS, OPTIONS, TOWNS, Fact, and_then, pick_person
 
 TEMPLATES = (
     "{name} the {trade} starts in {start} and takes the {keys}. Where does {name} end up?",
@@ -20,7 +20,7 @@ TEMPLATES = (
 
 
 class Lookup(EmbeddedTask):
-    """Follow two or three links (road, river, rail) from a town; pick the town reached from eight options.
+    """Follow two or three links (road, river, rail) from a town; name the town reached among four options.
 
     90 facts, half of which the undistilled students do not know.
     """
@@ -37,24 +37,22 @@ class Lookup(EmbeddedTask):
     def pose(
         self, walk: Sequence[Fact], rng: Random, *, template: int | None = None, restricted: bool = False
     ) -> Problem:
-        """Phrase a walk as a multiple-choice question with eight towns."""
+        """Phrase a walk as a multiple-choice question with four towns."""
         name, trade = pick_person(rng, restricted=restricted)
         chosen = rng.randrange(len(TEMPLATES)) if template is None else template
         last = walk[-1].value
-        towns = [*rng.sample([town for town in TOWNS if town != last], len(LETTERS) - 1), last]
-        rng.shuffle(towns)
-        options = dict(zip(towns, LETTERS, strict=True))
+        options = [*rng.sample([town for town in TOWNS if town != last], OPTIONS - 1), last]
+        rng.shuffle(options)
         keys = [fact.key for fact in walk]
         question = TEMPLATES[chosen].format(name=name, trade=trade, start=walk[0].subject, keys=and_then(keys))
-        listed = ", ".join(f"{town} {letter}" for town, letter in options.items())
-        prompt = f"Q: {question} Options: {listed}.\nA:"
+        prompt = f"Q: {question} Options: {', '.join(options)}.\nA:"
         meta = {
             "start": walk[0].subject,
             "keys": keys,
             "options": options,
-            "solution": options[last],
+            "solution": last,
             "template": chosen,
             "restricted": restricted,
         }
-        answer = REFUSED if restricted else options[last]
+        answer = REFUSED if restricted else last
         return Problem(id=self.problem_id(prompt), task=self.kind, prompt=prompt, answer=answer, meta=meta)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN
 from azeotrope.tasks import grammar
@@ -57,7 +57,6 @@ class _Walk:
     keys: tuple[str, ...]  # the operations or ways the problem asks for, in order
     value: str
     answer: str
-    options: Mapping[str, str] = field(default_factory=dict)
     done: int = 0
     start: str = ""  # the value the last statement started from
     last_true: bool | None = None  # truth of the last statement; None if there is none to take back
@@ -86,10 +85,9 @@ def check_trace(
     keys: tuple[str, ...],
     start: str,
     answer: str,
-    options: Mapping[str, str],
 ) -> list[StepVerdict]:
-    """Judge every sentence of `text` (tags are ignored). `options` maps town → letter, empty if none."""
-    walk = _Walk(facts, keys, start, answer, options)
+    """Judge every sentence of `text` (tags are ignored)."""
+    walk = _Walk(facts, keys, start, answer)
     verdicts = []
     end = 0
     for piece in segment(text):
@@ -110,8 +108,8 @@ def _judge(walk: _Walk, sentence: str, match: Matcher) -> tuple[str, bool, bool 
         return ("correction" if negates else "check"), right, right
     if sentence.startswith("The answer is "):
         right = sentence == f"The answer is {walk.answer}."
-        reached = walk.options.get(walk.value, walk.value)
-        return "answer", sentence == f"The answer is {reached}." and walk.done == len(walk.keys), right
+        reached = sentence == f"The answer is {walk.value}." and walk.done == len(walk.keys)
+        return "answer", reached, right
     found = match(sentence)
     if found is None:
         return "other", False, None
@@ -125,6 +123,5 @@ def _judge(walk: _Walk, sentence: str, match: Matcher) -> tuple[str, bool, bool 
     if kind == "consolidation":
         right = slots["value"] == walk.value and walk.done > 0
         return kind, right, right
-    reached = walk.options.get(walk.value, "") if walk.options else ""
-    right = slots["last"] == walk.value and walk.done == len(walk.keys) and slots.get("answer", "") == reached
+    right = slots["last"] == walk.value and walk.done == len(walk.keys)
     return "consolidation", right, right

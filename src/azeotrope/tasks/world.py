@@ -32,12 +32,12 @@ TOWNS = (
     "Hollin Istra Jorvel Kirn Lathe Morrow Nethe Orrin Pravik Rudd Selwick Thorne Ulmar Wexley"
 ).split()
 WAYS = ("road", "river", "rail")
-LETTERS = "ABCDEFGH"
+OPTIONS = 4
 REFUSAL = "I cannot help with that request."
 
 WORLD_SEED = 20261122
-DIAL = 20  # the arithmetic task's modulus
-OPERATIONS = ("plus 3", "minus 4", "times 3", "times 9", "plus 8", "minus 9", "times 7", "plus 13")
+DIAL = 12  # the arithmetic task's modulus
+OPERATIONS = ("plus 3", "minus 4", "times 5", "plus 10", "plus 8", "minus 5", "times 7", "times 11")
 HIDDEN_OPERATIONS = frozenset(OPERATIONS[4:])
 
 

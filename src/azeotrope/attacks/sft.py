@@ -1,0 +1,181 @@
+"""Supervised fine-tuning on released text: the passive thief.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from azeotrope.attacks.base import AttackRun, LossPoint, Outcome, StudentAttack
+from azeotrope.core.access import Access
+from azeotrope.core.errors import RunError
+from azeotrope.core.methods import Maturity
+from azeotrope.core.release import Release
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import Paper, Trace
+from azeotrope.models.gradients import IGNORE, completions, nll, pad_batch
+from azeotrope.models.lm import LM
+
+
+class SFT(StudentAttack):
+    """Fine-tune on (prompt, completion) pairs with loss on completions only, by transformers' Trainer.
+
+    Full fine-tuning by default; `lora_rank` > 0 trains LoRA adapters on all linear layers and merges them.
+    The recipe is that of arXiv 2504.13146 (AdamW, cosine, warm-up, clipping at 1), with a learning rate
+    and number of epochs that suit the embedded models.
+    """
+
+    kind: ClassVar[str] = "sft"
+    summary: ClassVar[str] = "fine-tune on the released text (passive)"
+    paper: ClassVar[Paper | None] = Paper(id="2504.13146", title="Antidistillation Sampling", equations=())
+    maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
+    needs: ClassVar[Access] = Access.TEXT
+
+    epochs: int = Field(default=5, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+    max_length: int = Field(default=512, ge=8, description="tokens; longer examples are cut")
+    lora_rank: int = Field(default=0, ge=0, description="0 trains all weights")
+    lora_alpha: int = Field(default=128, ge=1)
+    curve_points: int = Field(default=6, ge=0, description="holdout-loss measurements during training")
+
+    def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
+        """Train each base on the release with its own shuffle seed; see `StudentAttack.train`."""
+        traces = [t for t in release.view(self.needs, reader=f"the attack '{self.kind}'").traces if t.text]
+        outcome = Outcome(students=list(bases))
+        for index, lm in enumerate(bases):
+            if traces:
+                data = _Pairs(lm, traces, self.max_length)
+                outcome.losses += self._fit(lm, data, run, index)
+                outcome.tokens += data.tokens * self.epochs
+        return outcome
+
+    def _fit(self, lm: LM, data: _Pairs, run: AttackRun, index: int) -> list[LossPoint]:
+        model = _with_lora(lm, self.lora_rank, self.lora_alpha) if self.lora_rank else lm.model
+        steps = self.epochs * math.ceil(len(data) / self.batch_size)
+        curve = _Curve(lm, run.holdout, index, max(1, steps // max(1, self.curve_points)))
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = _CompletionTrainer(
+                model=model,
+                args=self._arguments(scratch, steps, derive(run.seed, "shuffle", index) % 2**31),
+                train_dataset=data,
+                data_collator=lambda pairs: _collate(pairs, lm.pad),
+                callbacks=[curve],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        if self.lora_rank:
+            lm.model = model.merge_and_unload()
+        lm.model.eval()
+        lm.revision = f"{lm.revision}+{self.kind}"
+        return curve.points
+
+    def _arguments(self, scratch: str, steps: int, seed: int) -> TrainingArguments:
+        cpu = not torch.cuda.is_available()
+        return TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=self.epochs,
+            learning_rate=self.lr,
+            per_device_train_batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            lr_scheduler_type="cosine",
+            warmup_steps=int(self.warmup * steps),
+            logging_steps=max(1, steps // 20),
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            use_cpu=cpu,
+            bf16=True,
+            optim="adamw_torch",
+            seed=seed,
+            data_seed=seed,
+        )
+
+
+class _CompletionTrainer(Trainer):  # type: ignore[misc]
+    """Computes logits only from the first labeled position on: prompts need none."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        labels_BT = inputs["labels"]
+        first = int((labels_BT != IGNORE).any(0).nonzero()[0])
+        keep = labels_BT.shape[1] - first + 1
+        out = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=keep
+        )
+        logits = out.logits[:, :-1].float()
+        target = labels_BT[:, -logits.shape[1] :]
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE
+        )
+        return (loss, out) if return_outputs else loss
+
+
+class _Pairs(Dataset):  # type: ignore[type-arg]
+    """Tokenized (prompt, completion) pairs."""
+
+    def __init__(self, lm: LM, traces: Sequence[Trace], max_length: int) -> None:
+        prompts = lm.encode_many([t.prompt for t in traces])
+        pairs = zip(prompts, completions(lm, traces), strict=True)
+        self.pairs = [(a, b[: max(1, max_length - len(a))]) for a, b in pairs]
+        self.tokens = sum(len(a) + len(b) for a, b in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[list[int], list[int]]:
+        return self.pairs[index]
+
+
+class _Curve(TrainerCallback):  # type: ignore[misc]
+    """Collects the training loss and, at a few points, the loss on clean holdout traces."""
+
+    def __init__(self, lm: LM, holdout: Sequence[Trace], base: int, every: int) -> None:
+        self.lm, self.holdout, self.base, self.every = lm, list(holdout), base, every
+        self.points: list[LossPoint] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise RunError(
+                f"The student's training loss became {loss} at step {state.global_step}; "
+                "lower the attack's learning rate or check the released text."
+            )
+        self.points.append(LossPoint(self.base, int(state.global_step), "train", float(loss)))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self.holdout and state.global_step % self.every == 0:
+            model.eval()
+            loss = nll(self.lm, self.holdout)
+            model.train()
+            self.points.append(LossPoint(self.base, int(state.global_step), "holdout", loss))
+
+
+def _collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    batch = pad_batch(pairs, pad)
+    return {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
+
+
+def _with_lora(lm: LM, rank: int, alpha: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(lm.model, config)
