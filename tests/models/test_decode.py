@@ -4,18 +4,13 @@ import random
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.sampling import GREEDY, Sampling
 from azeotrope.models.decode import LogitRule, Session, decode, keep_top
+from tiny import FAMILIES, prompts, tiny
 
 WARM = Sampling(temperature=1.0)
-
-
-def prompts(n: int, seed: int = 0, vocab: int = 67) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[rng.randrange(2, vocab) for _ in range(rng.randint(1, 12))] for _ in range(n)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
