@@ -40,10 +40,10 @@ def row_keys(seeds_B: Tensor, stream: int, step: int) -> Tensor:
 
 
 def uniforms(keys_B: Tensor, n: int) -> Tensor:
-    """Return float64 [B, n] uniforms in (0, 1)."""
+    """Return float64 [B, n] uniforms in the open interval (0, 1): 52 bits, so that adding ½ is exact."""
     index = torch.arange(1, n + 1, dtype=torch.int64, device=keys_B.device)
-    bits = _shift(mix(keys_B[:, None] + _GOLDEN * index), 11)
-    return (bits.to(torch.float64) + 0.5) * 2.0**-53
+    bits = _shift(mix(keys_B[:, None] + _GOLDEN * index), 12)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-52
 
 
 def normals(keys_B: Tensor, n: int) -> Tensor:
