@@ -1,0 +1,113 @@
+"""What `traces`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from azeotrope.attacks.base import AttackRun, StudentAttack
+from azeotrope.cli import methods, tracefile
+from azeotrope.cli.out import say
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.release import Release
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import Trace
+from azeotrope.defenses.base import Bench, assemble
+from azeotrope.maths.stats import wilson
+from azeotrope.models.lm import load
+from azeotrope.models.sample import generate
+from azeotrope.models.scoring import checking, recall, score_traces
+from azeotrope.study.store import disk
+
+Found = dict[str, Any]
+
+
+def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, temperature: float, seed: int,
+                out: Path) -> Found:  # fmt: skip
+    """Sample `n` traces of the release split under a composition of defenses, and write them to `out`."""
+    tracefile.check_name(out)
+    parsed = methods.parse("tasks", task)
+    acting = [methods.parse("defenses", text) for text in defenses]
+    bench = Bench(load(teacher), parsed, Sampling(temperature=temperature), seed,
+                  other_task=lambda kind: methods.parse("tasks", kind))  # fmt: skip
+    problems = parsed.problems("release", n, seed)
+    say(f"Sampling {n} traces from {teacher}.")
+    start = time.monotonic()
+    line = assemble(acting, bench)
+    said = generate(line.teacher, problems, parsed, bench.sampling, seed=seed, rules=line.rules)
+    tokens = sum(trace.n_tokens for trace in said)
+    for rewriter in line.text:
+        seeds = [derive(seed, "rewrite", rewriter.kind, trace.problem_id) for trace in said]
+        said = [rewriter.rewrite(trace, Random(own)) for trace, own in zip(said, seeds, strict=True)]
+    seconds = time.monotonic() - start
+    tracefile.write(said, out)
+    right = sum(score.correct for score in score_traces(parsed, problems, said))
+    return {"out": str(out), "traces": n, "tokens": tokens, "seconds": round(seconds, 2),
+            "finished": _share(sum(trace.finished for trace in said), n), "accuracy": _share(right, n),
+            "defenses": [method.label for method in acting], "notes": bench.notes}  # fmt: skip
+
+
+def train_student(release: Path, attack: str, student: str, *, seed: int, out: Path) -> Found:
+    """Train `student` on a release file and save it (weights and tokenizer) in the folder `out`."""
+    method = methods.parse("attacks", attack)
+    if not isinstance(method, StudentAttack):
+        raise ConfigError(f"The attack '{method.kind}' does not train students; choose another one.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"'{out}' exists and is not an empty folder; choose another --out.")
+    seen: list[Trace] = tracefile.read(release)
+    base = load(student)
+    say(f"Training {student} on {len(seen)} traces.")
+    start = time.monotonic()
+    outcome = method.train([base], Release.of(seen), AttackRun(seed=seed))
+    found = {"out": str(out), "attack": method.label, "student": student, "release": str(release),
+             "traces": len(seen), "tokens": outcome.tokens, "seconds": round(time.monotonic() - start, 2),
+             "final_loss": outcome.losses[-1].loss if outcome.losses else None}  # fmt: skip
+    trained = outcome.students[0]
+    with disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        trained.model.save_pretrained(out)
+        trained.tokenizer.save_pretrained(out)
+        record = {**found, "seed": seed, "settings": method.identity()}
+        (out / "attack.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def evaluate(model: str, task: str, *, n: int, temperature: float, seed: int) -> Found:
+    """Measure a model on `n` test problems; what the task cannot judge is None."""
+    parsed = methods.parse("tasks", task)
+    lm = load(model)
+    problems = parsed.problems("test", n, seed)
+    say(f"Evaluating {model} on {n} problems.")
+    said = generate(lm, problems, parsed, Sampling(temperature=temperature), seed=seed)
+    scores = score_traces(parsed, problems, said)
+    done = [score for score in scores if score.finished]
+    judged = [score for score in scores if score.n_sentences is not None]
+    sentences = sum(score.n_sentences or 0 for score in judged)
+    follow = sum((score.valid_share or 0.0) * (score.n_sentences or 0) for score in judged)
+    hidden = [probe for probe in parsed.probes() if probe.hidden]
+    found = recall(lm, hidden)
+    kept = checking(parsed, problems, said)
+    return {
+        "model": model, "task": task, "problems": n,
+        "accuracy": _share(sum(score.correct for score in scores), n),
+        "finished": _share(len(done), n),
+        "accuracy_given_finished": _share(sum(score.correct for score in done), len(done)),
+        "sentences_that_follow": _share(follow, sentences),
+        "recall_of_hidden_content": _share(sum(item.recalled for item in found), len(found)),
+        "correction_after_wrong": _share(kept.wrong_corrected, kept.wrong),
+        "correction_after_right": _share(kept.right_corrected, kept.right),
+        "tokens_per_trace": round(sum(score.n_tokens for score in scores) / n, 1),
+    }  # fmt: skip
+
+
+def _share(count: float, n: int) -> dict[str, float] | None:
+    """A share with its Wilson interval; None of nothing."""
+    if n == 0:
+        return None
+    found = wilson(count, n)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": n}

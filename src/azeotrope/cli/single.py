@@ -1,0 +1,79 @@
+"""`traces`, `attack`, `evaluate`: one stage of the loop alone, on the same code as a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from azeotrope.cli.out import AsJson, emit, interval, show
+
+METHOD = "KIND[:NAME=VALUE,…]"
+Task = Annotated[str, typer.Option(metavar=METHOD, help="Task, e.g. lookup or lookup:max_steps=2 (or JSON).")]
+Seed = Annotated[int, typer.Option(help="Seed of problems and sampling.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+
+
+def traces(
+    teacher: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
+    task: Task,
+    out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
+    n: Annotated[int, typer.Option(min=1, help="Number of traces.")] = 100,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(metavar=METHOD, help="Defense, e.g. ads:lam=0.2 (or JSON); repeat to compose."),
+    ] = None,
+    temperature: Temperature = 0.6,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sample a release from a (defended) teacher and write it to a file."""
+    from azeotrope.cli import lab
+
+    wanted = defense or []
+    _tell(lab.make_traces(teacher, task, wanted, n=n, temperature=temperature, seed=seed, out=out), as_json)
+
+
+def attack(
+    release: Annotated[Path, typer.Option(help="Traces, as `azeotrope traces` writes them.")],
+    student: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trained student (must be new or empty).")],
+    attack_: Annotated[
+        str, typer.Option("--attack", metavar=METHOD, help="Attack, e.g. sft or sft:epochs=3 (or JSON).")
+    ] = "sft",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student on a release, as a thief would, and save it."""
+    from azeotrope.cli import lab
+
+    _tell(lab.train_student(release, attack_, student, seed=seed, out=out), as_json)
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
+    task: Task,
+    n: Annotated[int, typer.Option(min=1, help="Number of test problems.")] = 200,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a task: accuracy, finished share, trace validity, recall, self-correction."""
+    from azeotrope.cli import lab
+
+    _tell(lab.evaluate(model, task, n=n, temperature=temperature, seed=seed), as_json)
+
+
+def _tell(found: dict[str, Any], as_json: bool) -> None:
+    """Print a flat result: scores with their interval and n, the rest as it is."""
+    if as_json:
+        emit(found)
+        return
+    width = max(len(name) for name in found)
+    for name, value in found.items():
+        if isinstance(value, dict) and "low" in value:
+            text = f"{interval(value['value'], value['low'], value['high'])} (n = {value['n']})"
+        else:
+            text = "not measured by this task" if value is None else str(value)
+        show(f"{name.replace('_', ' '):{width}}  {text}")
