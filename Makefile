@@ -1,0 +1,39 @@
+# One entry for people and for CI: `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+EXTRAS := lab,procedural,dev
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick bench lint docs
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Create .venv with everything, at the versions in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup ## Run the whole loop on the embedded models and write a report
+	$(BIN)/azeotrope demo
+
+test: setup ## Run every test
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+quick: setup ## Run the tests that take less than about ten seconds each
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+
+bench: setup ## Run the benchmarks
+	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done
+
+lint: setup ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+docs: setup ## Generate docs/methods and docs/cli.md from the code
+	$(BIN)/python scripts/make_docs.py
