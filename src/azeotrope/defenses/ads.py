@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -54,7 +55,7 @@ class AntidistillationBase(LogitDefense):
     holdout: int = Field(default=256, ge=2, description="holdout traces of the downstream loss to start with")
     holdout_max: int = Field(default=1024, ge=2, description="most traces asked for while halves disagree")
     normalize: bool = Field(default=True, description="divide Δ by its mean standard deviation over V")
-    epsilon: float = Field(default=0.03, gt=0, description="length of the finite-difference step in θ")
+    epsilon: float = Field(default=0.002, gt=0, description="length of the finite-difference step in θ")
     merged: bool = Field(default=False, description="fold `self` into the LM head (constant λ only)")
 
     @model_validator(mode="after")
@@ -143,7 +144,7 @@ class Direction:
             self.scale = antidistill.spread(self.delta_on(calibration)) or 1.0
 
     @property
-    def head_VD(self) -> Tensor:
+    def head_VD(self) -> Tensor:  # noqa: N802 - a shape suffix
         """The LM-head gradient G, [V, D]."""
         return self.gradient.vectors["head"]
 
@@ -169,7 +170,7 @@ class Direction:
                 parameter.add_(self.gradient.vectors[name], alpha=step)
         return LM(model, self.lm.tokenizer, self.lm.ref, self.lm.revision)
 
-    @property
+    @cached_property  # a pass over every parameter, which no token should pay for
     def divisor(self) -> float:
         """2ε̂ with ε̂ = ε/‖g‖: turns a difference of log-probabilities into Δ along the raw gradient."""
         return 2.0 * self.settings.epsilon / max(self.gradient.norm, 1e-300)
@@ -296,6 +297,11 @@ class _DifferenceSession(_Session):
         if self.rule.shuffled:  # the control needs log-probability differences, without their offset
             return antidistill.finite_difference(plus, minus, self.rule.direction.divisor / 2.0)
         return (plus - minus) / self.rule.direction.divisor
+
+    def tilt(self, view: StepView) -> Tensor:
+        plus, minus = (self.walk(stepper, view).logits_BV for stepper in self.steppers)
+        factor = self.rule.settings.lam / self.scale / self.rule.direction.divisor
+        return torch.add(view.logits_BV, plus - minus, alpha=factor)
 
 
 class _HeadSession(_Session):

@@ -96,7 +96,8 @@ class Pipeline:
 def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
     """Sort a composition into stages and bind it; strength 0 is dropped: it is the identity.
 
-    Raises ConfigError for a stage that this assembly does not serve.
+    Raises ConfigError for a stage that this assembly does not serve, and for two merged edits: each would
+    be an edit of the original teacher, and the second would undo the first.
     """
     teacher = bench.teacher
     rules: list[LogitRule] = []
@@ -107,11 +108,17 @@ def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
         if isinstance(defense, LogitDefense):
             merged = defense.merge(bench)
             if merged is not None:
+                if teacher is not bench.teacher:
+                    raise ConfigError(
+                        f"Only one defense can be merged; set merged: false on the second ('{defense.kind}')."
+                    )
                 teacher = merged
             else:
                 rules.append(defense.bind(bench))
         elif isinstance(defense, TraceDefense):
             text.append(defense)
         else:
-            raise ConfigError(f"The defense '{defense.kind}' acts at stage '{defense.stage}', not supported here.")
+            raise ConfigError(
+                f"The defense '{defense.kind}' acts at stage '{defense.stage}', which is not supported here."
+            )
     return Pipeline(teacher, tuple(rules), tuple(text))

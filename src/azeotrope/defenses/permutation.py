@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from azeotrope.core.methods import Maturity
 from azeotrope.defenses.ads import AntidistillationBase, AntidistillRule
@@ -20,6 +22,12 @@ class Permutation(AntidistillationBase):
     kind: ClassVar[str] = "permutation"
     summary: ClassVar[str] = "ADS with its penalty shuffled: noise of the same size"
     maturity: ClassVar[Maturity] = Maturity.CONTROL
+
+    @model_validator(mode="after")
+    def _unmerged(self) -> Self:
+        if self.merged:
+            raise ValueError("the permutation is fresh at every step and cannot be merged into the head")
+        return self
 
     def bind(self, bench: Bench) -> LogitRule:
         """Return the rule that tilts by the shuffled Δ."""
