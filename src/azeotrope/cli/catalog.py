@@ -40,7 +40,7 @@ def list_(
 
 
 def show_(
-    method: Annotated[str, typer.Argument(help="the name of a defense, attack or task")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="the name of a defense, attack or task")],
     as_json: AsJson = False,
 ) -> None:
     """Show a method or task: what it does, its paper, its dial and every parameter."""

@@ -27,9 +27,9 @@ def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
 
 
 def new_defense(
-    name: Annotated[str, typer.Argument(help="name in lower case, e.g. my_idea")],
-    stage: Annotated[str, typer.Option(help="Where it acts: logits or trace.")] = "logits",
-    dir_: Annotated[Path, typer.Option("--dir", help="Folder for the new file.")] = Path("."),
+    name: Annotated[str, typer.Argument(metavar="NAME", help="name in lower case, e.g. my_idea")],
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="Where it acts: logits or trace.")] = "logits",
+    dir_: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder for the new file.")] = Path("."),
     as_json: AsJson = False,
 ) -> None:
     """Write a working defense (the identity at strength 0) to fill in, and say how to register it."""

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Runs = Annotated[Path, typer.Option(help="Folder that holds runs and their shared steps.")]
+Runs = Annotated[Path, typer.Option(metavar="DIR", help="Folder that holds runs and their shared steps.")]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Worker processes (default: one per core; 0: in this process).")
+    int | None,
+    typer.Option(min=0, metavar="N", help="Worker processes (default: one per core; 0: in this process)."),
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser.")]
 PIPE_WIDTH = 160  # columns of a table that is not shown in a terminal

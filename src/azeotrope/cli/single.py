@@ -9,17 +9,18 @@ import typer
 
 from azeotrope.cli.out import AsJson, emit, interval, show
 
+MODEL = "embedded/NAME, a local folder, or a Hugging Face name."
 METHOD = "KIND[:NAME=VALUE,…]"
 Task = Annotated[str, typer.Option(metavar=METHOD, help="Task, e.g. lookup or lookup:max_steps=2 (or JSON).")]
-Seed = Annotated[int, typer.Option(help="Seed of problems and sampling.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of problems and sampling.")]
+Temperature = Annotated[float, typer.Option(min=0.0, metavar="T", help="Sampling temperature; 0 is greedy.")]
 
 
 def traces(
-    teacher: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
+    teacher: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
     task: Task,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet or .jsonl.")],
-    n: Annotated[int, typer.Option(min=1, help="Number of traces.")] = 100,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: .parquet or .jsonl.")],
+    n: Annotated[int, typer.Option(min=1, metavar="N", help="Number of traces.")] = 100,
     defense: Annotated[
         list[str] | None,
         typer.Option(metavar=METHOD, help="Defense, e.g. ads:lam=0.2 (or JSON); repeat to compose."),
@@ -36,9 +37,9 @@ def traces(
 
 
 def attack(
-    release: Annotated[Path, typer.Option(help="Traces, as `azeotrope traces` writes them.")],
-    student: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
-    out: Annotated[Path, typer.Option(help="Folder for the trained student (must be new or empty).")],
+    release: Annotated[Path, typer.Option(metavar="FILE", help="Traces, as `azeotrope traces` writes them.")],
+    student: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the trained student, new or empty.")],
     attack_: Annotated[
         str, typer.Option("--attack", metavar=METHOD, help="Attack, e.g. sft or sft:epochs=3 (or JSON).")
     ] = "sft",
@@ -52,9 +53,9 @@ def attack(
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="embedded/NAME, a local folder, or a Hugging Face name.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
     task: Task,
-    n: Annotated[int, typer.Option(min=1, help="Number of test problems.")] = 200,
+    n: Annotated[int, typer.Option(min=1, metavar="N", help="Number of test problems.")] = 200,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     as_json: AsJson = False,

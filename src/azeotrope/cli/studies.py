@@ -82,7 +82,9 @@ def status_(run: RunFolder, runs: Runs = RUNS, as_json: AsJson = False) -> None:
 
 def report_(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="The page to write (default: in the run folder).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page to write (default: in the run folder).")
+    ] = None,
     open_: Open = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
@@ -94,7 +96,9 @@ def report_(
 def compare_(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="a run folder, or its name under --runs")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="the run to compare it with")],
-    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeatable.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this metric; repeatable.")
+    ] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:

@@ -1,0 +1,95 @@
+"""The installed console script, and an install without the optional packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BLOCKED = ("torch", "transformers", "tokenizers", "safetensors", "scipy", "peft", "accelerate", "math_verify",
+           "reasoning_gym", "datasets")  # fmt: skip
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env=environment
+    )
+
+
+def script() -> str:
+    return str(Path(sys.executable).with_name("azeotrope"))
+
+
+def test_console_script(tmp_path: Path) -> None:
+    found = run(script(), "list", "--json", cwd=tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "traceguard" in {item["name"] for item in json.loads(found.stdout)["defenses"]}
+    wrong = run(script(), "shwo", "ads", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "Did you mean 'show'?" in wrong.stderr
+
+
+def test_nothing_slow_is_imported_for_help_and_list(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom azeotrope.cli.entry import call\n"
+        "assert call(['--help']) == 0 and call(['list']) == 0\n"
+        "slow = {'torch', 'transformers', 'polars', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    found = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
+def test_plain_install(tmp_path: Path) -> None:
+    """One process, so that the imports are paid once; each command must work or ask for the right package."""
+    code = BLOCK + """
+import contextlib, io, json
+from azeotrope.cli.entry import call
+found = {}
+for line in (["--help"], ["list"], ["list", "--json"], ["doctor", "--json"], ["show", "traceguard"],
+             ["show", "ads"], ["new", "defense", "mine", "--stage", "trace"],
+             ["evaluate", "--model", "embedded/teacher", "--task", "lookup"],
+             ["traces", "--teacher", "x", "--task", "lookup", "--out", "x.jsonl"]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = call(line)
+    found[" ".join(line)] = [code, out.getvalue(), err.getvalue()]
+from random import Random
+from azeotrope.core.types import Trace
+from azeotrope.defenses.traceguard import TraceGuard
+from azeotrope.text.segment import segment
+text = "<think>Two. Wait, three.</think> 3"
+trace = Trace(problem_id="p", prompt="q", text=text)
+found["guard"] = TraceGuard(budget=1, unit="count").rewrite(trace, Random(0)).text
+found["segments"] = segment(text)
+print(json.dumps(found))
+"""
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for line in ("--help", "list", "list --json", "doctor --json", "show traceguard"):
+        assert found[line][0] == 0, (line, found[line])
+    assert "Traceback" not in done.stdout
+    assert "ads" in found["list"][1]
+    doctor = json.loads(found["doctor --json"][1])
+    assert doctor["problems"] == []
+    assert doctor["plugins"]["defenses"]["ads"] == "needs torch"
+    assert doctor["plugins"]["defenses"]["traceguard"] == "ok"
+    for line in ("show ads", "evaluate --model embedded/teacher --task lookup",
+                 "traces --teacher x --task lookup --out x.jsonl"):  # fmt: skip
+        code_, out, err = found[line]
+        assert (code_, out) == (3, ""), (line, err)
+        assert "pip install 'azeotrope[lab]'" in err
+    assert found["guard"] == "<think>Two. </think> 3"
+    assert "".join(found["segments"]) == "<think>Two. Wait, three.</think> 3"

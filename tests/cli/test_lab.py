@@ -1,0 +1,70 @@
+"""`traces` → `attack` → `evaluate` on a random model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_drive import Invoke, one_sentence
+
+from azeotrope.cli import tracefile
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    alphabet = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
+    config = GPT2Config(vocab_size=len(alphabet), n_embd=16, n_layer=1, n_head=2, n_positions=640,
+                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_three_stages(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    release, student = tmp_path / "r.parquet", tmp_path / "student"
+    found = invoke("traces", "--teacher", model, "--task", "lookup", "--n", 6, "--out", release, "--json",
+                   "--defense", "temperature:heat=0.5", "--defense", '{"kind": "traceguard", "budget": 0.2}')
+    assert found.code == 0, found.err
+    told = json.loads(found.out)
+    assert (told["traces"], told["accuracy"]["n"]) == (6, 6)
+    first = [trace.text for trace in tracefile.read(release)]
+    again = tmp_path / "again.jsonl"
+    assert invoke("traces", "--teacher", model, "--task", "lookup", "--n", 6, "--out", again,
+                  "--defense", "temperature:heat=0.5", "--defense", "traceguard:budget=0.2").code == 0
+    assert [trace.text for trace in tracefile.read(again)] == first
+
+    found = invoke("attack", "--release", release, "--student", model, "--out", student, "--json",
+                   "--attack", "sft:epochs=1,max_length=64,curve_points=0")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["traces"] == 6
+    assert {"config.json", "model.safetensors", "attack.json"} <= {path.name for path in student.iterdir()}
+    assert invoke("attack", "--release", release, "--student", model, "--out", student).code == 2
+
+    found = invoke("evaluate", "--model", student, "--task", "lookup", "--n", 5, "--json")
+    assert found.code == 0, found.err
+    scores = json.loads(found.out)
+    assert scores["accuracy"]["n"] == 5
+    assert scores["accuracy"]["low"] <= scores["accuracy"]["value"] <= scores["accuracy"]["high"]
+    assert scores["recall_of_hidden_content"]["n"] > 0
+    assert "accuracy" in invoke("evaluate", "--model", student, "--task", "lookup", "--n", 2).out
+
+
+def test_missing_models(invoke: Invoke, tmp_path: Path) -> None:
+    found = invoke("evaluate", "--model", "embedded/no-such-model", "--task", "lookup")
+    assert found.code == 2
+    assert one_sentence(found.err)
+    found = invoke("evaluate", "--model", tmp_path, "--task", "lookup")
+    assert found.code == 3
+    assert one_sentence(found.err)
