@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -86,7 +87,10 @@ class Stepper:
         if "position_ids" in self.lm.forward_keys:
             kwargs["position_ids"] = positions_BT
         if not self.want_logits:
-            return StepOut(ids_BT.new_empty(0), self._trunk(kwargs))
+            return StepOut(ids_BT.new_empty(0), self._last_hidden(kwargs))
+        if self.parameters is None and is_plain(self.lm):
+            hidden_BD = self._last_hidden(kwargs)
+            return StepOut(self.lm.head(hidden_BD), hidden_BD if self.want_hidden else None)
         if "logits_to_keep" in self.lm.forward_keys:
             kwargs["logits_to_keep"] = 1
         handle = None
@@ -106,12 +110,34 @@ class Stepper:
             return self.lm.model(**kwargs)
         return functional_call(self.lm.model, dict(self.parameters), kwargs=kwargs)
 
-    def _trunk(self, kwargs: dict[str, Any]) -> Tensor:
+    def _last_hidden(self, kwargs: dict[str, Any]) -> Tensor:
         """The last hidden state without running the LM head."""
-        trunk = self.lm.model.get_decoder() if hasattr(self.lm.model, "get_decoder") else None
-        trunk = self.lm.model.base_model if trunk is None else trunk
-        last: Tensor = trunk(**kwargs).last_hidden_state[:, -1]
+        last: Tensor = trunk(self.lm)(**kwargs).last_hidden_state[:, -1]
         return last
 
     def _capture(self, module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         self._captured = args[0]
+
+
+def trunk(lm: LM) -> torch.nn.Module:
+    """The model without its LM head."""
+    decoder = lm.model.get_decoder() if hasattr(lm.model, "get_decoder") else None
+    module: torch.nn.Module = lm.model.base_model if decoder is None else decoder
+    return module
+
+
+_PLAIN: WeakKeyDictionary[LM, bool] = WeakKeyDictionary()
+
+
+def is_plain(lm: LM) -> bool:
+    """Whether logits are the head applied to the trunk's output and nothing else; tried once per model.
+
+    Then the two can be run one after the other, and the head's input costs no hook.
+    """
+    if lm not in _PLAIN:
+        ids = torch.tensor([[0, 1]], device=lm.model.device)
+        with torch.no_grad():
+            whole = lm.model(input_ids=ids, use_cache=False).logits
+            parts = lm.head(trunk(lm)(input_ids=ids, use_cache=False).last_hidden_state)
+        _PLAIN[lm] = torch.equal(whole, parts)
+    return _PLAIN[lm]
