@@ -1,4 +1,8 @@
-"""What `traces`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs."""
+"""What `traces`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs.
+
+Seeds are derived as a study derives them: `--seed S` gives the problems of a study with seed S, and the traces
+of its first draw.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from azeotrope.attacks.base import AttackRun, StudentAttack
@@ -22,6 +25,8 @@ from azeotrope.maths.stats import wilson
 from azeotrope.models.lm import load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
+from azeotrope.study.config import Evaluation
+from azeotrope.study.stages import release_traces, test_problems
 from azeotrope.study.store import disk
 
 Found = dict[str, Any]
@@ -33,21 +38,16 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
     tracefile.check_name(out)
     parsed = methods.parse("tasks", task)
     acting = [methods.parse("defenses", text) for text in defenses]
-    bench = Bench(load(teacher), parsed, Sampling(temperature=temperature), seed,
+    bench = Bench(load(teacher), parsed, Sampling(temperature=temperature), derive(seed, "bench", 0),
                   other_task=lambda kind: methods.parse("tasks", kind))  # fmt: skip
-    problems = parsed.problems("release", n, seed)
+    problems = parsed.problems("release", n, derive(seed, "release", 0))
     say(f"Sampling {n} traces from {teacher}.")
     start = time.monotonic()
-    line = assemble(acting, bench)
-    said = generate(line.teacher, problems, parsed, bench.sampling, seed=seed, rules=line.rules)
-    tokens = sum(trace.n_tokens for trace in said)
-    for rewriter in line.text:
-        seeds = [derive(seed, "rewrite", rewriter.kind, trace.problem_id) for trace in said]
-        said = [rewriter.rewrite(trace, Random(own)) for trace, own in zip(said, seeds, strict=True)]
+    said, raw = release_traces(assemble(acting, bench), parsed, problems, bench.sampling, derive(seed, 0))
     seconds = time.monotonic() - start
     tracefile.write(said, out)
     right = sum(score.correct for score in score_traces(parsed, problems, said))
-    return {"out": str(out), "traces": n, "tokens": tokens, "seconds": round(seconds, 2),
+    return {"out": str(out), "traces": n, "tokens": sum(trace.n_tokens for trace in raw), "seconds": round(seconds, 2),
             "finished": _share(sum(trace.finished for trace in said), n), "accuracy": _share(right, n),
             "defenses": [method.label for method in acting], "notes": bench.notes}  # fmt: skip
 
@@ -81,7 +81,7 @@ def evaluate(model: str, task: str, *, n: int, temperature: float, seed: int) ->
     """Measure a model on `n` test problems; what the task cannot judge is None."""
     parsed = methods.parse("tasks", task)
     lm = load(model)
-    problems = parsed.problems("test", n, seed)
+    problems = test_problems(parsed, seed, Evaluation(problems=n))
     say(f"Evaluating {model} on {n} problems.")
     said = generate(lm, problems, parsed, Sampling(temperature=temperature), seed=seed)
     scores = score_traces(parsed, problems, said)
