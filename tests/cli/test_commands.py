@@ -256,7 +256,8 @@ def test_unexpected_errors_and_interruptions(invoke: Invoke, monkeypatch: pytest
     assert "--traceback" in found.err
     assert "Traceback (most recent" in invoke("list", "--traceback").err
     missing = ModuleNotFoundError(name="torch")
-    for error, code in ((KeyboardInterrupt(), 130), (missing, 3), (MemoryError(), 4)):
+    full = OSError(28, "No space left on device")
+    for error, code in ((KeyboardInterrupt(), 130), (missing, 3), (MemoryError(), 4), (full, 4)):
         monkeypatch.setattr(entry, "_dispatch", lambda _, error=error: (_ for _ in ()).throw(error))
         assert invoke("list").code == code
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 BLOCKED = ("torch", "transformers", "tokenizers", "safetensors", "scipy", "peft", "accelerate", "math_verify",
            "reasoning_gym", "datasets")  # fmt: skip
@@ -38,6 +41,31 @@ def test_console_script(tmp_path: Path) -> None:
     wrong = run(script(), "shwo", "ads", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "Did you mean 'show'?" in wrong.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    found = run("sh", "-c", f"'{script()}' list > /dev/full", cwd=tmp_path)
+    assert (found.returncode, len(found.stderr.splitlines())) == (4, 1)
+    assert "No space left" in found.stderr
+    found = run("sh", "-c", f"'{script()}' list | head -n 1", cwd=tmp_path)
+    assert (found.stdout.strip(), found.stderr) == ("Defenses", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c(tmp_path: Path) -> None:
+    code = (
+        "import time, typer\nfrom azeotrope.cli import entry, studies\n"
+        "def slow(*_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "studies.run_folder = slow\nraise SystemExit(entry.call(['report', 'x']))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, cwd=tmp_path)  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (130, "azeotrope: Interrupted.\n")
 
 
 def test_nothing_slow_is_imported_for_help_and_list(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,8 +35,12 @@ def call(arguments: Sequence[str]) -> int:
     shown = TRACEBACK in arguments
     try:
         code = _dispatch([word for word in arguments if word != TRACEBACK])
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        _give_up_stdout()
+        return 1
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
@@ -43,6 +48,8 @@ def call(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         message, code = sentence(error)
         complain(message)
+        if isinstance(error, OSError):
+            _give_up_stdout()
         return code
     if code == INTERRUPTED:
         complain("Interrupted.")
@@ -60,6 +67,9 @@ def sentence(error: Exception) -> tuple[str, int]:
                 f"run: pip install 'azeotrope[{extra}]'."), MissingError.exit_code
     if isinstance(error, MemoryError):
         return "Memory ran out; use fewer workers or a smaller --n.", RunError.exit_code
+    if isinstance(error, OSError) and error.errno:
+        where = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{where}; add {TRACEBACK} to see where.", RunError.exit_code
     first = (str(error).strip().splitlines() or [""])[0]
     return (f"Unexpected {type(error).__name__}: {first} (a bug, please report it; add {TRACEBACK} to see "
             "where)."), 1
@@ -69,6 +79,15 @@ def complain(message: str) -> None:
     """Print one line to stderr (nothing for an empty message: the help was shown instead)."""
     if message:
         print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Send what is still buffered nowhere if it cannot be written, so that leaving raises nothing more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:

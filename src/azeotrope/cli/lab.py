@@ -1,7 +1,7 @@
 """What `traces`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs.
 
-Seeds are derived as a study derives them: `--seed S` gives the problems of a study with seed S, and the traces
-of its first draw.
+Seeds are derived as a study derives them: `--seed S` gives the problems of a study with seed S, and the
+traces of its first draw.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
     seconds = time.monotonic() - start
     tracefile.write(said, out)
     right = sum(score.correct for score in score_traces(parsed, problems, said))
-    return {"out": str(out), "traces": n, "tokens": sum(trace.n_tokens for trace in raw), "seconds": round(seconds, 2),
-            "finished": _share(sum(trace.finished for trace in said), n), "accuracy": _share(right, n),
-            "defenses": [method.label for method in acting], "notes": bench.notes}  # fmt: skip
+    return {"out": str(out), "traces": n, "tokens": sum(trace.n_tokens for trace in raw),
+            "seconds": round(seconds, 2), "finished": _share(sum(trace.finished for trace in said), n),
+            "accuracy": _share(right, n), "defenses": [method.label for method in acting],
+            "notes": bench.notes}  # fmt: skip
 
 
 def train_student(release: Path, attack: str, student: str, *, seed: int, out: Path) -> Found:
