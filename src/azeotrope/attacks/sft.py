@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -48,6 +49,7 @@ class SFT(StudentAttack):
     max_length: int = Field(default=512, ge=8, description="tokens; longer examples are cut")
     lora_rank: int = Field(default=0, ge=0, description="0 trains all weights")
     lora_alpha: int = Field(default=128, ge=1)
+    bfloat16: bool = Field(default=True, description="train in bfloat16 autocast (weights stay float32)")
     curve_points: int = Field(default=6, ge=0, description="holdout-loss measurements during training")
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
@@ -62,9 +64,13 @@ class SFT(StudentAttack):
         return outcome
 
     def _fit(self, lm: LM, data: _Pairs, run: AttackRun, index: int) -> list[LossPoint]:
-        model = _with_lora(lm, self.lora_rank, self.lora_alpha) if self.lora_rank else lm.model
+        trainable = {name for name, p in lm.model.named_parameters() if p.requires_grad}
+        model: Any = lm.model
+        if self.lora_rank:
+            model = _with_lora(lm, self.lora_rank, self.lora_alpha, derive(run.seed, "init", index))
         steps = self.epochs * math.ceil(len(data) / self.batch_size)
-        curve = _Curve(lm, run.holdout, index, max(1, steps // max(1, self.curve_points)))
+        every = max(1, steps // self.curve_points) if self.curve_points else 0
+        curve = _Curve(lm, run.holdout if every else (), index, every)
         with tempfile.TemporaryDirectory() as scratch:
             trainer = _CompletionTrainer(
                 model=model,
@@ -74,10 +80,15 @@ class SFT(StudentAttack):
                 callbacks=[curve],
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            with fast_attention(lm):
+                trainer.train()
         if self.lora_rank:
             lm.model = model.merge_and_unload()
+        _unwrap(lm.model)
+        for name, parameter in lm.model.named_parameters():
+            parameter.requires_grad_(name in trainable)
         lm.model.eval()
+        _check_finite(data.loss(lm), steps)
         lm.revision = f"{lm.revision}+{self.kind}"
         return curve.points
 
@@ -94,13 +105,14 @@ class SFT(StudentAttack):
             lr_scheduler_type="cosine",
             warmup_steps=int(self.warmup * steps),
             logging_steps=max(1, steps // 20),
+            logging_nan_inf_filter=False,  # would hide a NaN loss behind the last finite mean
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             use_cpu=cpu,
-            bf16=True,
+            bf16=self.bfloat16,
             optim="adamw_torch",
             seed=seed,
             data_seed=seed,
@@ -135,6 +147,11 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
         pairs = zip(prompts, completions(lm, traces), strict=True)
         self.pairs = [(a, b[: max(1, max_length - len(a))]) for a, b in pairs]
         self.tokens = sum(len(a) + len(b) for a, b in self.pairs)
+        self.sample = list(traces[:4])
+
+    def loss(self, lm: LM) -> float:
+        """The loss on a few examples, to see that the student still works."""
+        return nll(lm, self.sample)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -150,23 +167,35 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
         self.lm, self.holdout, self.base, self.every = lm, list(holdout), base, every
         self.points: list[LossPoint] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         loss = (logs or {}).get("loss")
         if loss is None:
             return
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The student's training loss became {loss} at step {state.global_step}; "
-                "lower the attack's learning rate or check the released text."
-            )
+        _check_finite(float(loss), int(state.global_step))
         self.points.append(LossPoint(self.base, int(state.global_step), "train", float(loss)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self.holdout and state.global_step % self.every == 0:
             model.eval()
+            wrapped = _unwrap(self.lm.model)
             loss = nll(self.lm, self.holdout)
+            vars(self.lm.model).update(wrapped)
             model.train()
             self.points.append(LossPoint(self.base, int(state.global_step), "holdout", loss))
+
+
+@contextmanager
+def fast_attention(lm: LM) -> Iterator[None]:
+    """On a CPU, train with eager attention: the fused kernel's backward is several times slower there."""
+    before = lm.model.config._attn_implementation
+    if lm.model.device.type == "cpu":
+        lm.model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        lm.model.set_attn_implementation(before)
 
 
 def _collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
@@ -174,8 +203,23 @@ def _collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str
     return {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
 
 
-def _with_lora(lm: LM, rank: int, alpha: int) -> Any:
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"The student's training loss became {loss} at step {step}; "
+            "lower the attack's learning rate or check the released text."
+        )
+
+
+def _unwrap(model: Any) -> dict[str, Any]:
+    """Take off (and return) accelerate's autocast wrapper: the student computes in its own precision."""
+    return {name: vars(model).pop(name) for name in ("forward", "_original_forward") if name in vars(model)}
+
+
+def _with_lora(lm: LM, rank: int, alpha: int, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(lm.model, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(lm.model, config)

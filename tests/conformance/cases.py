@@ -1,0 +1,91 @@
+"""Every registered method with settings that are cheap on tiny models.
+
+A method that is not in `SETTINGS` is tested with its defaults, adapted by field name (`proxy`, `holdout`,
+...): new methods are covered without touching this file. More rows cover more of a method's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from azeotrope.core.methods import Attack, Defense, Stage, TraceDefense
+from azeotrope.core.plugins import catalogue, load
+from azeotrope.defenses.base import LogitDefense
+
+Json = dict[str, Any]
+
+BACKENDS = ("finite_difference", "jvp", "head", "self")
+SETTINGS: Mapping[str, tuple[Json, ...]] = {
+    "ads": tuple(
+        {"backend": backend, "spend": spend} for backend in BACKENDS for spend in ("tilt", "kl_budget")
+    ),
+    "permutation": (
+        *({"backend": backend} for backend in BACKENDS),
+        {"backend": "head", "spend": "kl_budget"},
+    ),
+    "gaussian": ({"choose": "random", "rate": 0.5}, {"choose": "entropy", "threshold": 0.2}),
+    "traceguard": (
+        *({"order": order} for order in ("first", "last", "random", "longest")),
+        {"unit": "sentences"},
+        {"unit": "count"},
+        {"categories": ("uncertainty_management",)},
+    ),
+    "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
+}
+CHEAP: Json = {"proxy": "tiny", "holdout": 4, "holdout_max": 4, "epsilon": 1e-3}
+STRENGTHS: Mapping[tuple[str, str], tuple[float, ...]] = {
+    ("kl_budget", "spend"): (0.02, 0.1, 0.4),
+    ("count", "unit"): (1.0, 2.0, 3.0),
+}
+WRITES_NEW_TEXT: frozenset[str] = frozenset()  # kinds of text defenses that do more than leave text out
+
+DEFENSES = tuple(catalogue("defenses"))
+ATTACKS = tuple(catalogue("attacks"))
+
+
+def defense_class(kind: str) -> type[Defense]:
+    cls = load("defenses", kind)
+    assert issubclass(cls, Defense)
+    return cls
+
+
+def attack_class(kind: str) -> type[Attack]:
+    cls = load("attacks", kind)
+    assert issubclass(cls, Attack)
+    return cls
+
+
+def build(kind: str, settings: Json) -> Defense:
+    """An instance at a working strength, with everything expensive made cheap."""
+    cls = defense_class(kind)
+    cheap = {name: value for name, value in CHEAP.items() if name in cls.model_fields}
+    method = cls.model_validate({**cheap, **settings})
+    return method.at(strengths(method)[-1])
+
+
+def strengths(defense: Defense) -> tuple[float, ...]:
+    """A few working strengths, rising."""
+    for (value, field), ladder in STRENGTHS.items():
+        if getattr(defense, field, None) == value:
+            return ladder
+    return defense.sweep or (defense.strength,)
+
+
+def cases(stage: Stage | None = None) -> list[Any]:
+    """(kind, settings) parameters of every registered defense, or of one stage."""
+    out = []
+    for kind in DEFENSES:
+        cls = defense_class(kind)
+        if stage is not None and cls.stage != stage:
+            continue
+        if stage == Stage.LOGITS:
+            assert issubclass(cls, LogitDefense)
+        if stage == Stage.TRACE:
+            assert issubclass(cls, TraceDefense)
+        for settings in SETTINGS.get(kind, ({},)):
+            name = ",".join([kind, *(str(v) for v in settings.values())])
+            out.append(pytest.param(kind, settings, id=name))
+    return out

@@ -1,0 +1,134 @@
+"""What every registered attack must do. Parametrized over the catalogue: a new attack gets this for free."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from azeotrope.attacks.base import AttackRun, Outcome, StudentAttack
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.methods import Attack, Maturity, parse_method
+from azeotrope.core.plugins import catalogue
+from azeotrope.core.release import Release
+from azeotrope.core.types import Trace
+from azeotrope.models.gradients import nll
+from azeotrope.models.lm import LM
+from conformance.cases import ATTACKS, attack_class
+from tiny import fresh, toy_traces
+
+every_attack = pytest.mark.parametrize("kind", ATTACKS)
+CHEAP: dict[str, Any] = {"epochs": 3, "batch_size": 8}
+
+
+def build(kind: str) -> StudentAttack:
+    cls = attack_class(kind)
+    attack = cls.model_validate({name: value for name, value in CHEAP.items() if name in cls.model_fields})
+    assert isinstance(attack, StudentAttack)
+    return attack
+
+
+def traces(split: str, n: int) -> list[Trace]:
+    """A trivially learnable lesson: one short completion after every prompt."""
+    return [Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy") for t in toy_traces(n, split)]
+
+
+def run(attack: StudentAttack, bases: list[LM], release: Release, seed: int = 0) -> Outcome:
+    return attack.train(bases, release, AttackRun(seed=seed, holdout=traces("holdout", 4)))
+
+
+def weights(lm: LM) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in lm.model.parameters()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_catalogue_is_covered() -> None:
+    assert set(ATTACKS) == set(catalogue("attacks"))
+    assert ATTACKS
+
+
+@every_attack
+def test_it_says_what_it_is(kind: str) -> None:
+    cls = attack_class(kind)
+    assert cls.kind == kind
+    assert issubclass(cls, Attack)
+    assert cls.summary.strip()
+    assert isinstance(cls.maturity, Maturity)
+    assert isinstance(cls.needs, Access)
+    assert cls.version >= 1
+    own = inspect.getdoc(cls) or ""
+    assert len(own) > 20
+    if cls.paper is not None:
+        assert cls.paper.id in own + (inspect.getdoc(inspect.getmodule(cls)) or "")
+
+
+@every_attack
+def test_settings_survive_json_and_unknown_ones_are_named(kind: str) -> None:
+    attack, cls = build(kind), attack_class(kind)
+    assert cls.model_validate_json(attack.model_dump_json()) == attack
+    assert parse_method(cls, json.loads(attack.model_dump_json()), "attacks.0") == attack
+    assert json.loads(json.dumps(attack.identity())) == attack.identity()
+    known = next(iter(cls.model_fields), "setting")
+    with pytest.raises(ConfigError) as caught:
+        parse_method(cls, {known + "x": 1}, "attacks.0")
+    assert f"'attacks.0.{known}x'" in str(caught.value)
+    if cls.model_fields:
+        assert f"Did you mean '{known}'?" in str(caught.value)
+
+
+@every_attack
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_undefended_traces_make_the_student_better(kind: str, family: str) -> None:
+    attack = build(kind)
+    bases = [fresh(family, spread=0.1), fresh(family, spread=0.1, seed=1)]
+    exam = traces("test", 6)
+    before = [nll(lm, exam) for lm in bases]
+    outcome = run(attack, bases, Release.of(traces("release", 24), attack.needs))
+    assert len(outcome.students) == 2
+    for lm, start in zip(outcome.students, before, strict=True):
+        assert nll(lm, exam) < 0.75 * start
+        assert not lm.model.training
+    assert outcome.tokens > 0
+    assert all(point.loss >= 0 and point.split in ("train", "holdout") for point in outcome.losses)
+    assert {point.base for point in outcome.losses} <= {0, 1}
+
+
+@every_attack
+def test_zero_traces_leave_the_student_unchanged(kind: str) -> None:
+    attack, lm = build(kind), fresh("llama")
+    before = weights(lm)
+    outcome = run(attack, [lm], Release.of([], attack.needs))
+    assert same(weights(outcome.students[0]), before)
+    assert outcome.tokens == 0
+
+
+@every_attack
+def test_less_access_than_needed_is_refused(kind: str) -> None:
+    attack, lm = build(kind), fresh("llama")
+    before = weights(lm)
+    for access in Access:
+        if access < attack.needs:
+            with pytest.raises(ConfigError, match=attack.needs.name):
+                run(attack, [lm], Release.of(traces("release", 4), access))
+    assert same(weights(lm), before)
+
+
+@every_attack
+def test_seeds_decide_and_the_release_is_not_modified(kind: str) -> None:
+    attack, release = build(kind), Release.of(traces("release", 24), attack_class(kind).needs)
+    kept = copy.deepcopy(release)
+    found = []
+    for seed, noise in ((5, 0), (5, 99), (6, 0)):
+        torch.manual_seed(noise)
+        found.append(weights(run(attack, [fresh("llama", spread=0.1)], release, seed).students[0]))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+    assert release == kept
