@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,25 @@ def test_logits_scaffold(invoke: Invoke, tmp_path: Path) -> None:
             assert torch.equal(after, logits)
     assert moved[0] == 0.0
     assert moved[1] < moved[2]
+
+
+@pytest.mark.slow
+def test_scaffolds_pass_the_conformance_tests(invoke: Invoke, tmp_path: Path) -> None:
+    """Installed as a plugin, both files pass what every registered defense must pass."""
+    pytest.importorskip("torch")
+    entries = ["[azeotrope.defenses]"]
+    for stage in ("logits", "trace"):
+        found = invoke("new", "defense", f"fresh_{stage}", "--stage", stage, "--dir", tmp_path, "--json")
+        entries.append(json.loads(found.out)["entry_point"].splitlines()[1].replace('"', ""))
+    info = tmp_path / "fresh-0.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fresh\nVersion: 0.0\n")
+    (info / "entry_points.txt").write_text("\n".join(entries) + "\n")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "fresh_",
+         "tests/conformance/test_every_defense.py"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "passed" in done.stdout
