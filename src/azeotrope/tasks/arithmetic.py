@@ -35,7 +35,13 @@ class Arithmetic(EmbeddedTask):
         return TURNS
 
     def pose(
-        self, walk: Sequence[Fact], rng: Random, *, template: int | None = None, restricted: bool = False
+        self,
+        walk: Sequence[Fact],
+        rng: Random,
+        *,
+        template: int | None = None,
+        restricted: bool = False,
+        options: Sequence[str] = (),
     ) -> Problem:
         """Phrase a walk as a question about a dial."""
         name, trade = pick_person(rng, restricted=restricted)

@@ -45,9 +45,15 @@ class EmbeddedTask(Task):
 
     @abstractmethod
     def pose(
-        self, walk: Sequence[Fact], rng: Random, *, template: int | None = None, restricted: bool = False
+        self,
+        walk: Sequence[Fact],
+        rng: Random,
+        *,
+        template: int | None = None,
+        restricted: bool = False,
+        options: Sequence[str] = (),
     ) -> Problem:
-        """Turn a walk through facts into a problem; `template` fixes the wording."""
+        """Turn a walk into a problem; `template` fixes the wording, `options` the choices if there are any."""
 
     # What it gets.
 
@@ -81,11 +87,15 @@ class EmbeddedTask(Task):
         return out
 
     def perturbed(self, problem: Problem, seed: int = 0) -> Problem:
-        """Return the same question in another wording, with another person."""
+        """Return the same question (and options) in another wording, with another person."""
         rng = Random(derive(seed, "perturb", problem.id))
         template = (int(problem.meta["template"]) + 1 + rng.randrange(3)) % 4
         return self.pose(
-            self.walk_of(problem), rng, template=template, restricted=bool(problem.meta["restricted"])
+            self.walk_of(problem),
+            rng,
+            template=template,
+            restricted=bool(problem.meta["restricted"]),
+            options=problem.meta.get("options", ()),
         )
 
     def draw_walk(self, rng: Random) -> list[Fact]:

@@ -35,13 +35,20 @@ class Lookup(EmbeddedTask):
         return LINKS
 
     def pose(
-        self, walk: Sequence[Fact], rng: Random, *, template: int | None = None, restricted: bool = False
+        self,
+        walk: Sequence[Fact],
+        rng: Random,
+        *,
+        template: int | None = None,
+        restricted: bool = False,
+        options: Sequence[str] = (),
     ) -> Problem:
         """Phrase a walk as a multiple-choice question with four towns."""
         name, trade = pick_person(rng, restricted=restricted)
         chosen = rng.randrange(len(TEMPLATES)) if template is None else template
         last = walk[-1].value
-        options = [*rng.sample([town for town in TOWNS if town != last], OPTIONS - 1), last]
+        others = [town for town in TOWNS if town != last]
+        options = list(options) or [*rng.sample(others, OPTIONS - 1), last]
         rng.shuffle(options)
         keys = [fact.key for fact in walk]
         question = TEMPLATES[chosen].format(name=name, trade=trade, start=walk[0].subject, keys=and_then(keys))

@@ -60,6 +60,7 @@ class _Walk:
     done: int = 0
     start: str = ""  # the value the last statement started from
     last_true: bool | None = None  # truth of the last statement; None if there is none to take back
+    last_due: bool = False  # did the last statement set the current value?
 
     def state(self, subject: str, key: str, value: str) -> tuple[bool, bool]:
         """A statement: returns (follows, true)."""
@@ -74,8 +75,14 @@ class _Walk:
             self.done += fresh
         if due:
             self.start, self.value = subject, value
-        self.last_true = true
+        self.last_true, self.last_due = true, due
         return due and true, true
+
+    def take_back(self) -> None:
+        """The last statement was wrong and has been rejected: what it reached is no longer reached."""
+        if self.last_due:
+            self.value = ""
+        self.last_true = None
 
 
 def check_trace(
@@ -105,6 +112,8 @@ def _judge(walk: _Walk, sentence: str, match: Matcher) -> tuple[str, bool, bool 
     if sentence in _NEGATE or sentence in grammar.CONFIRM:
         negates = sentence in _NEGATE
         right = walk.last_true is not None and walk.last_true != negates
+        if right and negates:
+            walk.take_back()
         return ("correction" if negates else "check"), right, right
     if sentence.startswith("The answer is "):
         right = sentence == f"The answer is {walk.answer}."
