@@ -28,7 +28,8 @@ from azeotrope.defenses.permutation import Permutation
 from azeotrope.maths import antidistill
 from azeotrope.models.decode import Batch, LogitRule, Session, StepView, decode
 from azeotrope.models.gradients import head_gradient, nll, pad_batch, proxy_gradient, token_batches
-from azeotrope.models.lm import LM
+from azeotrope.models.lm import LM, embedded_names, load
+from azeotrope.tasks.lookup import Lookup
 from tiny import FAMILIES, Toy, bench, drive, fresh, kl, path, prompts, tiny, toy_traces
 
 SMOOTH = ("gpt2", "gpt_neox")  # float64 throughout
@@ -448,6 +449,17 @@ def test_epsilon_has_a_good_minimum_and_the_default_is_near_it(family: str) -> N
     at_default = epsilon_curve(lm, proxy_gradient(lm, traces), traces, [ADS().epsilon])[0].error
     assert at_default < 5e-3, "the default step must be good, whatever the exact minimum"
     assert at_default < 30 * least.error
+
+
+@pytest.mark.parametrize("name", [n for n in embedded_names() if n.startswith("proxy")])
+def test_the_default_epsilon_suits_the_embedded_proxies(name: str) -> None:
+    lm = load(f"embedded/{name}")
+    traces = Lookup().gold_traces(Lookup().problems("holdout", 16))
+    gradient = proxy_gradient(lm, traces)
+    ladder = [10.0 ** (k / 2) for k in range(-8, 0)]
+    points = epsilon_curve(lm, gradient, traces[:4], [ADS().epsilon, *ladder])
+    assert points[0].error < 0.02
+    assert points[0].error < 10 * best(points).error
 
 
 def test_epsilon_in_float64_only_truncates() -> None:
