@@ -123,7 +123,7 @@ def test_less_access_than_needed_is_refused(kind: str) -> None:
 
 @every_attack
 def test_seeds_decide_and_the_release_is_not_modified(kind: str) -> None:
-    attack, release = build(kind), Release.of(traces("release", 24), attack_class(kind).needs)
+    attack, release = build(kind), Release.of(traces("release", 10), attack_class(kind).needs)
     kept = copy.deepcopy(release)
     found = []
     for seed, noise in ((5, 0), (5, 99), (6, 0)):

@@ -42,7 +42,7 @@ every_text_case = pytest.mark.parametrize(("kind", "settings"), cases(Stage.TRAC
 DOUBLE = torch.float64
 PROXY = "gpt2"  # runs in float64 throughout, also in forward mode
 TEACHER = "gpt2"
-STEPS = 5
+STEPS = 4
 
 
 def workplace(dtype: torch.dtype = DOUBLE) -> Bench:
@@ -181,15 +181,15 @@ def test_movement_vanishes_continuously_with_strength(kind: str, settings: dict[
     """KL to the undefended distribution falls strictly over a geometric ladder, toward zero."""
     where, defense = workplace(), build(kind, settings)
     top = strengths(defense)[-1]
-    ladder = [top / 4**k for k in range(8)]
+    ladder = [top / 8**k for k in range(5)]
     moved = []
     for strength in ladder:
         rule = rule_of(defense.at(strength), where)
-        steps = drive(where.teacher, rule, prompts(6), range(6), path(6, STEPS))
+        steps = drive(where.teacher, rule, prompts(6), range(6), path(6, 3))
         moved.append(torch.stack([kl(after, before) for before, after in steps]))
     means = [m.mean().item() for m in moved]
     assert all(small < large for large, small in pairwise(means))
-    assert means[-1] < 1e-4
+    assert means[-1] < 2e-4
     assert means[-1] < 1e-3 * means[0]
     assert means[0] > 1e-3, "the strongest setting must move something, or this tests nothing"
     for large, small in pairwise(moved):
@@ -299,13 +299,13 @@ def test_float32_samples_differ_only_at_thin_margins(kind: str, settings: dict[s
     """Where Δ is a difference of nearly equal numbers, round-off is larger: the margin allows for it."""
     where = workplace(torch.float32)
     rule = rule_of(build(kind, settings), where)
-    rows, seeds = prompts(16), range(16)
+    rows, seeds = prompts(8), range(8)
     a, b = (
         decode(
             where.teacher, rows, seeds, where.sampling,
             rules=[rule], max_new_tokens=6, batch_size=size, record=True,
         )
-        for size in (16, 1)
+        for size in (8, 1)
     )  # fmt: skip
     thin = 1e-2 if settings.get("backend") == "finite_difference" else 1e-4
     for x, y in zip(a, b, strict=True):

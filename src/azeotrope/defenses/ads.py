@@ -55,7 +55,7 @@ class AntidistillationBase(LogitDefense):
     holdout: int = Field(default=256, ge=2, description="holdout traces of the downstream loss to start with")
     holdout_max: int = Field(default=1024, ge=2, description="most traces asked for while halves disagree")
     normalize: bool = Field(default=True, description="divide Δ by its mean standard deviation over V")
-    epsilon: float = Field(default=0.002, gt=0, description="length of the finite-difference step in θ")
+    epsilon: float = Field(default=0.005, gt=0, description="length of the finite-difference step in θ")
     merged: bool = Field(default=False, description="fold `self` into the LM head (constant λ only)")
 
     @model_validator(mode="after")
