@@ -327,8 +327,8 @@ def markdown(report: dict[str, Any]) -> str:
         machine_line(report["machine"]),
         "One decoding step of a defended teacher over one of the bare teacher (T), batch 32, medians and "
         "quartiles over n rounds of side-by-side runs. P is a step of the proxy alone, H the teacher's LM "
-        "head alone. Slack is bar minus cost within a round; a back-end is within its bar if its median is not "
-        "negative.",
+        "head alone. Slack is bar minus cost within a round; a back-end is within its bar if the median "
+        "of its slack is not negative.",
     ]
     for pair in report["pairs"]:
         n = pair["P/T"]["n"]

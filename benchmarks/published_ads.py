@@ -280,8 +280,8 @@ def markdown(report: dict[str, Any]) -> str:
         "## Antidistillation sampling against the published procedure",
         f"`{report['command']}`",
         machine_line(report["machine"]),
-        "Useful tokens per second relative to the published procedure (`generate()`, two sequential proxies in "
-        "a logits processor, static batches), the same prompts, models, λ and limits; geometric mean over "
+        "Useful tokens per second relative to the published procedure (`generate()`, two sequential proxies "
+        "in a logits processor, static batches), the same prompts, models, λ and limits; geometric mean over "
         "repeats with 95 % interval. Rows below the first two take one thing away from ours, or change the "
         "question.",
     ]
