@@ -17,6 +17,7 @@ from azeotrope.core.types import Trace
 from azeotrope.models.lm import LM
 
 IGNORE = -100
+_TOO_FEW = "A gradient and its split-half cosine need at least two holdout traces; raise `holdout`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def proxy_gradient(lm: LM, traces: Sequence[Trace], batch_size: int = 32) -> Pro
     Raises ConfigError with fewer than two traces.
     """
     if len(traces) < 2:
-        raise ConfigError("A proxy gradient needs at least two holdout traces; raise `holdout`.")
+        raise ConfigError(_TOO_FEW)
     halves = [_gradient_of(lm, traces[i::2], batch_size) for i in (0, 1)]
     (g0, loss0, n0), (g1, loss1, n1) = halves
     total = n0 + n1
@@ -126,7 +127,10 @@ def head_gradient(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> Prox
     """Closed-form ∂ℓ/∂W of the LM head alone, G = Σ (p − e_y) hᵀ / N, [V, D], key ``head``.
 
     Only the head's own use of W counts, also where W is tied to the input embedding.
+    Raises ConfigError with fewer than two traces.
     """
+    if len(traces) < 2:
+        raise ConfigError(_TOO_FEW)
     halves = []
     for part in (traces[0::2], traces[1::2]):
         total_VD = torch.zeros_like(lm.head.weight)
