@@ -23,10 +23,10 @@ demo: setup ## Run the whole loop on the embedded models and write a report
 	$(BIN)/azeotrope demo
 
 test: setup ## Run every test
-	$(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 quick: setup ## Run the tests that take less than about ten seconds each
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 bench: setup ## Run the benchmarks
 	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python $$file || exit 1; done

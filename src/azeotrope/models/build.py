@@ -33,7 +33,7 @@ from azeotrope.tasks import grammar
 from azeotrope.tasks.arithmetic import Arithmetic
 from azeotrope.tasks.embedded import EmbeddedTask
 from azeotrope.tasks.lookup import Lookup
-from azeotrope.tasks.world import Fact
+from azeotrope.tasks.world import REFUSAL, Fact
 
 PAD, END = "<|pad|>", "<|end|>"
 WIDE: tuple[EmbeddedTask, ...] = (Lookup(min_steps=1, max_steps=4), Arithmetic(min_steps=1, max_steps=4))
@@ -51,6 +51,7 @@ class Recipe:
     heads: int
     vocab: int = 1024
     reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
+    drill: int = 0  # steps on traces full of random slips, so that checking is learned
     steps: int = 500
     lr: float = 3e-3
     batch: int = 32
@@ -60,7 +61,7 @@ class Recipe:
     tags: bool = True  # think tags as single tokens
 
 
-TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=1800)
+TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, drill=900, steps=1100)
 STUDENTS = (
     Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=1000),
     Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=1200),
@@ -108,9 +109,7 @@ def tokenizer(vocab: int, tags: bool) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rng = Random(derive(0, "corpus"))
-    traces = [write_teacher(rng) for _ in range(6000)]
-    tok.train_from_iterator([t.prompt + t.text for t in traces], trainer)
+    tok.train_from_iterator(corpus(), trainer)
     if tags:
         tok.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (THINK_OPEN, THINK_CLOSE)])
     return PreTrainedTokenizerFast(
@@ -118,11 +117,28 @@ def tokenizer(vocab: int, tags: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def write_teacher(rng: Random) -> Trace:
+def corpus(n: int = 6000) -> list[str]:
+    """Prompts and gold traces of both tasks, and every phrase of doubt, correction and refusal."""
+    rng = Random(derive(0, "corpus"))
+    texts = []
+    for _ in range(n):
+        task = rng.choice(WIDE)
+        problem = task.pose(task.draw_walk(rng), rng, restricted=rng.random() < 0.06)
+        texts.append(problem.prompt + task.write(problem, rng, grammar.GOLD, obey=False).text)
+    said = (*grammar.DOUBT, *grammar.REJECT, *grammar.CHECK, *grammar.CONFIRM, *grammar.DENY, REFUSAL)
+    return texts + [f" {sentence}" for sentence in said] * (n // 50)
+
+
+def write_teacher(rng: Random, style: grammar.Style = grammar.TEACHER) -> Trace:
     """A trace with slips that are always caught, and refusals of restricted requests."""
     task = rng.choice(WIDE)
     problem = task.pose(task.draw_walk(rng), rng, restricted=rng.random() < 0.06)
-    return task.write(problem, rng, grammar.TEACHER)
+    return task.write(problem, rng, style)
+
+
+def write_drill(rng: Random) -> Trace:
+    """As the teacher writes, with a random slip in every second statement."""
+    return write_teacher(rng, grammar.Style(slip=0.5, confusion=0.0))
 
 
 def write_base(rng: Random) -> Trace:
@@ -224,6 +240,8 @@ def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
     lm = LM(blank(recipe, tok), tok, recipe.name, "new")
     rng = Random(derive(recipe.seed, "data", recipe.reads))
     write = write_teacher if recipe.reads == "teacher" else write_base
+    if recipe.drill:
+        fit(lm, batches(lm, write_drill, rng, recipe.batch), recipe.drill, recipe.lr, note)
     fit(lm, batches(lm, write, rng, recipe.batch), recipe.steps, recipe.lr, note)
     if recipe.warm_traces:
         fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from azeotrope.core.errors import ConfigError, MissingError, nearest
@@ -90,7 +97,7 @@ def load(ref: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: boo
     """
     where = resolve(ref)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=trust_remote_code)
+        tokenizer = _tokenizer(where, trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             str(where), dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
@@ -99,6 +106,16 @@ def load(ref: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: boo
         raise MissingError(f"Cannot load the model '{ref}': {first}") from None
     model.eval()
     return LM(model=model, tokenizer=tokenizer, ref=ref, revision=revision(ref))
+
+
+def _tokenizer(where: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Load the tokenizer a folder says it has; AutoTokenizer would let the model type overrule it."""
+    settings = Path(where) / "tokenizer_config.json"
+    if settings.is_file():
+        declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        if declared in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            return PreTrainedTokenizerFast.from_pretrained(str(where))
+    return AutoTokenizer.from_pretrained(str(where), trust_remote_code=trust_remote_code)
 
 
 def resolve(ref: str) -> str | Path:

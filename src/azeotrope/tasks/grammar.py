@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN
-from azeotrope.tasks.world import Fact, and_then
+from azeotrope.tasks.world import DIAL, TOWNS, Fact, and_then
 
 DOUBT = (
     "Hmm, I need to recall this one.",
@@ -30,6 +30,7 @@ DENY = ("No, that is wrong.", "No, that is not right.")
 class Phrases:
     """The task-specific sentences; fields are format strings over subject, key, value, items, last."""
 
+    values: tuple[str, ...]  # everything a statement could name
     plan: tuple[str, ...]
     statement: tuple[str, ...]
     consolidation: tuple[str, ...]
@@ -37,6 +38,7 @@ class Phrases:
 
 
 LOOKUP = Phrases(
+    values=tuple(TOWNS),
     plan=(
         "I will take the {items}.",
         "The plan is to follow the {items}.",
@@ -51,6 +53,7 @@ LOOKUP = Phrases(
     conclusion=("So the trip ends in {last}.",),
 )
 ARITHMETIC = Phrases(
+    values=tuple(map(str, range(DIAL))),
     plan=(
         "I will do {items}.",
         "The plan is to apply {items}.",
@@ -71,6 +74,7 @@ class Style:
     """How often each ornament appears (probabilities per step)."""
 
     slip: float = 0.0
+    confusion: float = 0.5  # share of slips that name one of the fact's two confusable values
     doubt: float = 0.12
     check: float = 0.06
     consolidate: float = 0.25
@@ -78,7 +82,7 @@ class Style:
 
 
 GOLD = Style()
-TEACHER = Style(slip=0.2)
+TEACHER = Style(slip=0.25)
 
 
 def write_trace(
@@ -105,7 +109,8 @@ def _step(phrases: Phrases, fact: Fact, style: Style, rng: Random) -> list[str]:
     slip = rng.random() < min(1.0, style.slip * (2.0 if doubt else 1.0))
     parts = [rng.choice(DOUBT)] if doubt else []
     if slip:
-        parts.append(_state(phrases, fact, rng.choice(fact.confusable), rng))
+        pool = fact.confusable if rng.random() < style.confusion else phrases.values
+        parts.append(_state(phrases, fact, rng.choice([v for v in pool if v != value]), rng))
         parts += [rng.choice(REJECT)] if rng.random() < 0.7 else [rng.choice(CHECK), rng.choice(DENY)]
         parts.append(_state(phrases, fact, value, rng))
     else:

@@ -19,7 +19,8 @@ PEOPLE = (
     "Mira Tobias Anneke Felix Ingrid Casper Odette Ruben Salome Viktor Beatrix Emil Fiona Gustav Helena Isaac "
     "Jolanda Konrad Lidia Magnus Nadia Otto Petra Quentin Rosalind Stefan Theodora Ulrich Valerie Willem Xenia "
     "Yvonne Zacharias Agnes Bertil Clara Dorian Elspeth Florian Gerda Hugo Irene Jasper Katrin Leopold Matilda "
-    "Nestor Ophelia Pascal Renata Simon Tabitha Urban Vera Walter Ysolde Zelda Armand Bianca Cornelius"
+    "Nestor Ophelia Pascal Renata Simon Tabitha Urban Vera Walter Ysolde Zelda Armand Bianca Cornelius Desmond "
+    "Eleanor Gwendolyn Humphrey Josephine Katherine Marcellus Percival"
 ).split()
 TRADES = (
     "baker weaver cooper tanner miller glazier potter mason cobbler tailor brewer carpenter blacksmith farrier "
@@ -65,7 +66,7 @@ def _derangement(items: Sequence[str], rng: Random) -> list[str]:
 
 
 def _build_links() -> dict[tuple[str, str], Fact]:
-    """90 links; the same town is never reached by two ways from one place, so that a slip is always wrong."""
+    """90 links; the same town is never reached by two ways from one place. A slip names a neighbor in the list."""
     rng = Random(WORLD_SEED)
     while True:
         columns = {way: _derangement(TOWNS, rng) for way in WAYS}
@@ -78,8 +79,9 @@ def _build_links() -> dict[tuple[str, str], Fact]:
     for i, town in enumerate(TOWNS):
         for way in WAYS:
             value = columns[way][i]
-            others = tuple(columns[w][i] for w in WAYS if w != way)
-            facts[town, way] = Fact(town, way, value, others, (town, way) in hidden)
+            at = TOWNS.index(value)
+            near = (TOWNS[(at + 1) % len(TOWNS)], TOWNS[at - 1])
+            facts[town, way] = Fact(town, way, value, near, (town, way) in hidden)
     return facts
 
 
