@@ -26,7 +26,10 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
         *({"backend": backend} for backend in BACKENDS),
         {"backend": "head", "spend": "kl_budget"},
     ),
-    "gaussian": ({"choose": "random", "rate": 0.5}, {"choose": "entropy", "threshold": 0.2}),
+    "gaussian": (
+        {"choose": "random", "rate": 0.5, "tokens": 2},  # so that the budget runs out within a test
+        {"choose": "entropy", "threshold": 1.0, "tokens": 2},
+    ),
     "traceguard": (
         *({"order": order} for order in ("first", "last", "random", "longest")),
         {"unit": "sentences"},

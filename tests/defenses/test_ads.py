@@ -289,6 +289,18 @@ def test_kl_budget_is_spent_exactly(method: type[ads.AntidistillationBase], back
         assert torch.allclose(kl(after, before), torch.tensor(0.05, dtype=DOUBLE), atol=1e-8)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_kl_budget_is_spent_in_the_direction_of_the_tilt(backend: str) -> None:
+    """Up to an offset per row, the change is a positive multiple of the tilt's."""
+    b, walk, rows = bench(proxy="gpt2"), path(5, 4), prompts(5)
+    tilt = assemble([small(backend=backend, lam=0.1)], b).rules[0]
+    budget = assemble([small(backend=backend, spend="kl_budget", lam=0.05)], b).rules[0]
+    walks = (drive(b.teacher, rule, rows, range(5), walk) for rule in (tilt, budget))
+    for (z, a), (_, c) in zip(*walks, strict=True):
+        one, two = ((x - z) - (x - z).mean(-1, keepdim=True) for x in (a, c))
+        assert torch.cosine_similarity(one, two, dim=-1).min() > 1 - 1e-9
+
+
 def test_recorded_movement_is_the_budget() -> None:
     b = bench(proxy="gpt2", dtype=torch.float32)
     rule = assemble([small(backend="head", spend="kl_budget", lam=0.1)], b).rules[0]
