@@ -13,7 +13,6 @@ from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.core.types import Paper, Trace
 
-
 M = TypeVar("M", bound="Method")
 
 

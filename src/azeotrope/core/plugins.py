@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -11,7 +11,7 @@ from azeotrope.core.errors import ConfigError, MissingError, nearest
 GROUPS = ("defenses", "attacks", "tasks")
 
 
-@lru_cache(maxsize=None)
+@cache
 def catalogue(group: str) -> dict[str, EntryPoint]:
     """Return name → entry point for one of `GROUPS`, sorted by name."""
     found = entry_points(group=f"azeotrope.{group}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from azeotrope.core.methods import Maturity
+from azeotrope.core.seeds import fingerprint
 from azeotrope.core.types import Paper, Trace
 from azeotrope.defenses.base import Bench, LogitDefense
 from azeotrope.maths import antidistill
@@ -28,7 +29,7 @@ from azeotrope.models.gradients import (
     token_batches,
 )
 from azeotrope.models.lm import LM, check_pair
-from azeotrope.models.stepper import Stepper
+from azeotrope.models.stepper import StepOut, Stepper
 
 Backend = Literal["finite_difference", "jvp", "head", "self"]
 
@@ -77,7 +78,18 @@ class AntidistillationBase(LogitDefense):
         return self.source or ("gold" if self.backend == "self" else "teacher")
 
     def direction(self, bench: Bench) -> Direction:
-        """Take the gradient, ask for more traces while its halves disagree, and calibrate the scale."""
+        """Take the gradient, ask for more traces while its halves disagree, and calibrate the scale.
+
+        Kept on the bench: it does not depend on the strength, nor on whether it will be shuffled.
+        """
+        key = fingerprint(self.model_dump(exclude={"lam", "spend", "merged"}, mode="json"))
+        if key not in bench.memory:
+            bench.memory[key] = self._direction(bench)
+        found: Direction = bench.memory[key]
+        bench.notes[self.kind] = found.notes()
+        return found
+
+    def _direction(self, bench: Bench) -> Direction:
         lm = bench.teacher if self.backend == "self" else bench.model(self.proxy)
         if self.backend != "self":
             check_pair(bench.teacher, lm)
@@ -89,9 +101,7 @@ class AntidistillationBase(LogitDefense):
             if gradient.split_half_cosine >= 0.5 or n >= self.holdout_max:
                 break
             n = min(2 * n, self.holdout_max)
-        direction = Direction(self, lm, gradient, traces[:32])
-        bench.notes[self.kind] = direction.notes()
-        return direction
+        return Direction(self, lm, gradient, traces[:32])
 
 
 class ADS(AntidistillationBase):
@@ -178,7 +188,7 @@ class Direction:
     def dual_parameters(self) -> dict[str, Tensor]:
         """Parameters carrying g as tangent; call inside a dual level."""
         return {
-            name: forward_ad.make_dual(p.detach(), self.gradient.vectors[name])
+            name: forward_ad.make_dual(p.detach(), self.gradient.vectors[name])  # type: ignore[no-untyped-call]
             for name, p in self.lm.model.named_parameters()
         }
 
@@ -202,7 +212,7 @@ class Direction:
                 self.dual_parameters(),
                 kwargs={"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "use_cache": False},
             )
-            logits, tangent = forward_ad.unpack_dual(out.logits[:, :-1])
+            logits, tangent = forward_ad.unpack_dual(out.logits[:, :-1])  # type: ignore[no-untyped-call]
             keep = batch.labels_BT[:, 1:] != -100
             return antidistill.center(tangent[keep], logits[keep])
 
@@ -272,7 +282,7 @@ class _Session(Session):
         """z + λΔ with constant λ."""
         return torch.add(view.logits_BV, self.delta(view), alpha=self.rule.settings.lam / self.scale)
 
-    def walk(self, stepper: Stepper, view: StepView) -> Any:
+    def walk(self, stepper: Stepper, view: StepView) -> StepOut:
         """Move a proxy by the tokens drawn last."""
         if view.tokens_B is None:
             return stepper.prefill(self.batch.prompts)
@@ -311,6 +321,7 @@ class _HeadSession(_Session):
 
     def delta(self, view: StepView) -> Tensor:
         hidden_BD = self.walk(self.steppers[0], view).hidden_BD
+        assert hidden_BD is not None
         return hidden_BD @ self.rule.direction.head_VD.T
 
 
@@ -335,9 +346,9 @@ class _DualSession(_Session):
         with forward_ad.dual_level(), eager_attention(stepper.lm):
             stepper.parameters = self.rule.direction.dual_parameters()
             out = self.walk(stepper, view)
-            logits_BV, tangent_BV = forward_ad.unpack_dual(out.logits_BV)
+            logits_BV, tangent_BV = forward_ad.unpack_dual(out.logits_BV)  # type: ignore[no-untyped-call]
             delta_BV = antidistill.center(tangent_BV, logits_BV)
             stepper.parameters = None
             for layer in stepper.cache.layers:  # views of this level must not outlive it
-                layer.keys = layer.values = None
+                layer.forget()
         return delta_BV

@@ -32,8 +32,9 @@ class Bench:
     load: Callable[[str], LM] = load
     other_task: Callable[[str], Task] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)  # what defenses keep between arms (gradients)
     _models: dict[str, LM] = field(default_factory=dict)
-    _traces: dict[tuple[str, str, int], list[Trace]] = field(default_factory=dict)
+    _traces: dict[tuple[str, str], list[Trace]] = field(default_factory=dict)
 
     def model(self, ref: str) -> LM:
         """Load a model once."""
@@ -55,19 +56,18 @@ class Bench:
         Raises ConfigError if the task has no gold traces.
         """
         chosen = self.task_named(task)
-        key = (source, chosen.kind, n)
-        if key not in self._traces:
-            problems = chosen.problems("holdout", n, derive(self.seed, "holdout"))
+        found = self._traces.setdefault((source, chosen.kind), [])
+        if len(found) < n:  # problems are nested and seeds are per row: only the missing ones are made
+            problems = chosen.problems("holdout", n, derive(self.seed, "holdout"))[len(found) :]
             if source == "gold":
-                traces = chosen.gold_traces(problems, self.seed)
-                if not traces:
-                    raise ConfigError(
-                        f"The task '{chosen.kind}' has no gold traces; use `source: teacher` with a proxy."
-                    )
+                found += chosen.gold_traces(problems, self.seed)
             else:
-                traces = generate(self.teacher, problems, chosen, self.sampling, seed=derive(self.seed, "ho"))
-            self._traces[key] = traces
-        return self._traces[key]
+                found += generate(self.teacher, problems, chosen, self.sampling, seed=derive(self.seed, "ho"))
+        if not found:
+            raise ConfigError(
+                f"The task '{chosen.kind}' has no gold traces; use `source: teacher` with a proxy."
+            )
+        return found[:n]
 
 
 class LogitDefense(Defense):

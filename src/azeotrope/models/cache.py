@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from transformers import Cache
@@ -23,6 +22,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """
 
     _layer_type = None
+    keys: Tensor | None
+    values: Tensor | None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -32,18 +33,20 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [B, H, t, D] keys and values; return all of them so far, [B, H, T, D] views."""
         start, stop = self.length, self.length + key_states.shape[-2]
-        self.keys = self._append("k", key_states, start, stop)
-        self.values = self._append("v", value_states, start, stop)
+        keys = self._append("k", key_states, start, stop)
+        values = self._append("v", value_states, start, stop)
+        self.keys, self.values = keys, values
         self.length = stop
         self.is_initialized = True
-        return self.keys, self.values
+        return keys, values
 
     def _append(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
         primal, tangent = _unpack(new_BHtD)
         out = self._write(name, primal, start, stop)
         if tangent is None:
             return out
-        return forward_ad.make_dual(out, self._write(name + "'", tangent, start, stop))
+        dual: Tensor = forward_ad.make_dual(out, self._write(name + "'", tangent, start, stop))  # type: ignore[no-untyped-call]
+        return dual
 
     def _write(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
         buffer = self.buffers.get(name)
@@ -63,12 +66,17 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the given rows."""
         self.buffers = {name: buffer.index_select(0, indices) for name, buffer in self.buffers.items()}
-        self.keys = self.values = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the views handed out last; the stored tokens stay."""
+        self.keys = None
+        self.values = None
 
     def drop(self) -> None:
         """Release the memory."""
         self.buffers.clear()
-        self.keys = self.values = None
+        self.forget()
         self.length = 0
         self.is_initialized = False
 
@@ -91,10 +99,8 @@ class RoomyCache(Cache):  # type: ignore[misc]
 
 
 def _unpack(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-    if torch._C._functorch is None:  # pragma: no cover - torch always has it
-        return tensor, None
     try:
-        dual = forward_ad.unpack_dual(tensor)
+        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
     except RuntimeError:  # no dual level is open
         return tensor, None
     return dual.primal, dual.tangent

@@ -55,7 +55,7 @@ def token_batches(lm: LM, traces: Sequence[Trace], batch_size: int) -> Iterator[
 def completions(lm: LM, traces: Sequence[Trace]) -> list[list[int]]:
     """Token ids of the completions; finished ones end with the end-of-sequence token."""
     ids = lm.encode_many([t.text for t in traces])
-    return [row + [lm.eos] if trace.finished else row for row, trace in zip(ids, traces, strict=True)]
+    return [[*row, lm.eos] if trace.finished else row for row, trace in zip(ids, traces, strict=True)]
 
 
 def pad_batch(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> TokenBatch:

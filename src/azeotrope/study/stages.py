@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from azeotrope.defenses.base import Bench, Pipeline, assemble
 from azeotrope.models.gradients import nll
 from azeotrope.models.lm import LM, family_members, load, revision
 from azeotrope.models.sample import generate
-from azeotrope.models.scoring import recall, score_traces
+from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.study.config import Evaluation
 from azeotrope.study.specs import (
     ATTACK,
@@ -81,13 +82,15 @@ class ModelStages:
     def release(self, spec: ReleaseSpec, out: Path) -> None:
         """Defend the teacher, write its release, and measure it on the test problems."""
         started = time.perf_counter()
-        task = make_task(spec.task)
-        bench = make_bench(spec.teacher, task, spec.sampling, derive(spec.seed, "bench", spec.draw), spec.task)
+        seed = derive(spec.seed, "bench", spec.draw)
+        bench = _bench(spec.teacher, json.dumps(spec.task, sort_keys=True), spec.sampling, seed)
+        bench.notes = {}
+        task = bench.task
         pipeline = assemble(make_defenses(spec.arm), bench)
         problems = task.problems("release", spec.n, derive(spec.seed, "release", spec.draw))
         traces, moved = release_traces(pipeline, task, problems, spec.sampling, derive(spec.seed, spec.draw))
         tests = test_problems(task, spec.seed, spec.evaluation)
-        shown, record = release_traces(
+        shown, raw = release_traces(
             pipeline,
             task,
             tests,
@@ -101,9 +104,17 @@ class ModelStages:
         _write_traces(out / "holdout.parquet", clean)
         scores = score_traces(task, tests, shown)
         write_parquet(pl.DataFrame([asdict(s) for s in scores], infer_schema_length=None), out / "samples.parquet")
-        write_json(out / "diffs.json", _diffs(tests, shown, record, scores, bench.teacher, spec.evaluation.diffs))
-        counted = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *record])
-        write_json(out / "info.json", {"seconds": seconds, "tokens": counted, **bench.notes})
+        write_json(out / "diffs.json", _diffs(tests, shown, raw, scores, bench.teacher, spec.evaluation.diffs))
+        counted = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *raw])
+        found = checking(task, tests, raw)
+        corrections = {
+            "after_wrong": found.after_wrong,
+            "wrong_statements": found.wrong,
+            "after_right": found.after_right,
+            "right_statements": found.right,
+        }
+        notes = {**bench.notes, "corrections": corrections}
+        write_json(out / "info.json", {"seconds": seconds, "tokens": counted, **notes})
 
     def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
         """Train every base of a family on the release and measure the students."""
@@ -161,8 +172,8 @@ def make_defenses(arm: Sequence[Json]) -> list[Defense]:
     return out
 
 
-def make_bench(teacher: str, task: Task, sampling: Sampling, seed: int, settings: Json) -> Bench:
-    """A bench whose other tasks share the settings that fit them."""
+def make_bench(teacher: str, task: Task, sampling: Sampling, seed: int) -> Bench:
+    """A fresh bench on a teacher and a task; other tasks are known with their default settings."""
     return Bench(
         teacher=_model(teacher),
         task=task,
@@ -171,6 +182,12 @@ def make_bench(teacher: str, task: Task, sampling: Sampling, seed: int, settings
         load=_model,
         other_task=lambda kind: make_task({"kind": kind}),
     )
+
+
+@lru_cache(maxsize=4)
+def _bench(teacher: str, task: str, sampling: Sampling, seed: int) -> Bench:
+    """The bench of a worker: arms of one draw share holdout traces and gradients."""
+    return make_bench(teacher, make_task(json.loads(task)), sampling, seed)
 
 
 def release_traces(

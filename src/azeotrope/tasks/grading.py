@@ -53,7 +53,7 @@ _NUMBER = re.compile(
 )
 # Words after a number that change its value, so that it is not a number with a unit.
 _NOT_UNITS = frozenset(
-    "hundred thousand million billion trillion dozen half halves third thirds quarter quarters percent pi "  # noqa: SIM905
+    "hundred thousand million billion trillion dozen half halves third thirds quarter quarters percent pi "
     "sqrt times plus minus squared cubed less more or and not over mod divided by to".split()
 )
 
