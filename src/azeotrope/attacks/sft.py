@@ -42,7 +42,7 @@ class SFT(StudentAttack):
     needs: ClassVar[Access] = Access.TEXT
 
     epochs: int = Field(default=5, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=5e-3, gt=0)
     batch_size: int = Field(default=32, ge=1)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
