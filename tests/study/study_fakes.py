@@ -177,7 +177,7 @@ def study(**changes: Any) -> Study:
         "release": {"n": 10},
         "defenses": [{"kind": "temperature", "delta": [0.1, 0.3]}, {"kind": "ads", "lam": [0.1, 0.4]}],
         "attacks": [{"kind": "sft"}], "students": [{"family": "embedded/student", "bases": 3}],
-        "draws": 2, "evaluation": {"problems": 40}, "analysis": {"replicates": 200},
+        "draws": 2, "evaluation": {"problems": 40}, "analysis": {"replicates": 200, "unit": "pair"},
     }
     return parse_study({**raw, **changes})
 

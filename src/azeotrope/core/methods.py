@@ -55,8 +55,7 @@ class Method(Settings):
     @property
     def label(self) -> str:
         """A short name for tables: kind and the settings that differ from their defaults."""
-        fields = type(self).model_fields
-        parts = [f"{k}={_short(v)}" for k, v in self if v != fields[k].default]
+        parts = differing(self)
         return self.kind + (f"({', '.join(parts)})" if parts else "")
 
 
@@ -140,6 +139,24 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         if found:
             return found
     return None
+
+
+def differing(settings: BaseModel, *, always: str = "", never: str = "") -> list[str]:
+    """``name=value`` of the settings that differ from their defaults, nested ones as ``outer.name=value``.
+
+    The field `always` comes first whatever its value; `never` is left out.
+    """
+    fields = type(settings).model_fields
+    shown = [f"{always}={_short(getattr(settings, always))}"] if always else []
+    for name, value in settings:
+        default = fields[name].get_default(call_default_factory=True)
+        if name in (always, never) or value == default:
+            continue
+        if isinstance(value, BaseModel):
+            shown += [f"{name}.{part}" for part in differing(value) if part not in differing(default)]
+        else:
+            shown.append(f"{name}={_short(value)}")
+    return shown
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,16 @@ from pydantic import ValidationError
 
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, MissingError, nearest
-from azeotrope.core.methods import Attack, Defense, Maturity, Settings, Stage, explain, parse_method
+from azeotrope.core.methods import (
+    Attack,
+    Defense,
+    Maturity,
+    Settings,
+    Stage,
+    differing,
+    explain,
+    parse_method,
+)
 from azeotrope.core.seeds import fingerprint
 from azeotrope.study.config import Study
 
@@ -133,11 +142,8 @@ def _arm(picks: Sequence[tuple[Defense, bool]]) -> Arm:
 
 def _label(method: Settings, *, with_dial: bool) -> str:
     """`kind(dial=.1, other=..)`: the dial if wanted, and the settings that differ from their defaults."""
-    dial = getattr(method, "dial", "")
-    fields = type(method).model_fields
-    shown = {dial: getattr(method, dial)} if dial and with_dial else {}
-    shown |= {k: v for k, v in method if k != dial and v != fields[k].get_default(call_default_factory=True)}
-    parts = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in shown.items()]
+    dial = str(getattr(method, "dial", ""))
+    parts = differing(method, always=dial if with_dial else "", never=dial)
     return str(getattr(method, "kind", "")) + (f"({', '.join(parts)})" if parts else "")
 
 
