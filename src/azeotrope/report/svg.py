@@ -168,7 +168,7 @@ def _legend(lines: Sequence[Line], with_start: bool, looks: Looks) -> str:
     for index, line in enumerate(lines):
         y = top + 24 * index
         name = _class(line.kind) + (" control" if line.is_control else "")
-        label = escape(line.label if len(line.label) <= 21 else line.label[:20] + "…")
+        label = escape(line.label if len(line.label) <= 48 else line.label[:47] + "…")
         parts.append(f'<path class="line {name}" d="M{left},{y}h26"/>')
         parts.append(_mark(line, looks, left + 13, y))
         parts.append(f'<text x="{left + 34}" y="{y + 4}">{label}</text>')
