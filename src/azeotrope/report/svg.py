@@ -14,8 +14,8 @@ from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run, load_run
 from azeotrope.report.measures import measure
 
-WIDTH, HEIGHT = 940, 460
-LEFT, RIGHT, TOP, BOTTOM = 62, 370, 46, 54
+WIDTH, HEIGHT = 960, 460
+LEFT, RIGHT, TOP, BOTTOM = 62, 390, 46, 54
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 Looks = Mapping[str, palette.Look]
 
