@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from random import Random
@@ -83,9 +84,9 @@ class TraceDefense(Defense):
 
     stage: ClassVar[Stage] = Stage.TRACE
 
+    @abstractmethod
     def rewrite(self, trace: Trace, rng: Random) -> Trace:
         """Return the trace to release. Deterministic given `rng`'s state."""
-        raise NotImplementedError(f"{type(self).__name__} must define rewrite()")
 
 
 class Attack(Method):

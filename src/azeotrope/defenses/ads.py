@@ -6,6 +6,7 @@ Shapes: B rows, V vocabulary, D hidden size.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
@@ -262,9 +263,9 @@ class _Session(Session):
         self.scale = rule.direction.scale
         self.steppers: list[Stepper] = []
 
+    @abstractmethod
     def delta(self, view: StepView) -> Tensor:
         """Δ up to a constant per row, raw scale. [B, V]."""
-        raise NotImplementedError
 
     def step(self, view: StepView) -> Tensor:
         settings = self.rule.settings

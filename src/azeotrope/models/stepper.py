@@ -136,8 +136,9 @@ def is_plain(lm: LM) -> bool:
     """
     if lm not in _PLAIN:
         ids = torch.tensor([[0, 1]], device=lm.model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         with torch.no_grad():
-            whole = lm.model(input_ids=ids, use_cache=False).logits
-            parts = lm.head(trunk(lm)(input_ids=ids, use_cache=False).last_hidden_state)
+            whole = lm.model(**inputs).logits
+            parts = lm.head(trunk(lm)(**inputs).last_hidden_state)
         _PLAIN[lm] = torch.equal(whole, parts)
     return _PLAIN[lm]
