@@ -6,16 +6,11 @@ from dataclasses import replace
 
 import decode_cost
 import published_ads
-import pytest
 import torch
 
 from azeotrope.core.sampling import GREEDY, Sampling
 from azeotrope.models.decode import decode
-from azeotrope.models.lm import LM, embedded_names
-
-needs_teacher = pytest.mark.skipif(
-    "teacher" not in embedded_names(), reason="the embedded models are not built"
-)
+from azeotrope.models.lm import LM
 
 
 def small(name: str, hidden: int) -> LM:
@@ -71,7 +66,6 @@ def test_the_baseline_tilts_like_ours() -> None:
     assert ours != plain, "the tilt must matter, or nothing is tested"
 
 
-@needs_teacher
 def test_the_comparison_runs() -> None:
     work = published_ads.prepare("embedded/teacher", "embedded/teacher", 4, 4, 4, 0.1)
     measured = published_ads.measure(replace(work, limit=6), 2)

@@ -1,4 +1,4 @@
-"""Makes the embedded models from a seed: ``python -m azeotrope.models.build`` (about an hour on two cores).
+"""Makes the embedded models from a seed: ``python -m azeotrope.models.build`` (see docs/embedded_models.md).
 
 Model organisms: a teacher that knows both embedded tasks and the house rule, student bases of several
 families that know format and chaining but lack the hidden half of the content, and proxies of several
