@@ -33,6 +33,7 @@ bench: setup ## Run the benchmarks
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 docs: setup ## Generate docs/methods and docs/cli.md from the code

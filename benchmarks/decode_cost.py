@@ -84,9 +84,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    quartiles = torch.quantile(
-        torch.tensor(values, dtype=torch.float64), torch.tensor([0.25, 0.5, 0.75]).double()
-    )
+    quartiles = torch.quantile(torch.tensor(values, dtype=torch.float64), torch.tensor([0.25, 0.5, 0.75]).double())
     return Spread(float(quartiles[1]), float(quartiles[0]), float(quartiles[2]), len(values))
 
 
@@ -125,9 +123,7 @@ class GivenDirection(ADS):
         lm = bench.teacher if self.backend == "self" else bench.model(self.proxy)
         generator = torch.Generator().manual_seed(0)
         shapes = (
-            {"head": lm.head.weight}
-            if self.backend in ("head", "self")
-            else dict(lm.model.named_parameters())
+            {"head": lm.head.weight} if self.backend in ("head", "self") else dict(lm.model.named_parameters())
         )
         vectors = {n: torch.randn(p.shape, generator=generator) * 1e-3 for n, p in shapes.items()}
         return Direction(self, lm, ProxyGradient(vectors, 0.0, 1.0, 0), ())
@@ -364,9 +360,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="count processor time (one thread only)")
     parser.add_argument("--json", type=Path, help="write the full report here")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print only the section of docs/benchmarks.md"
-    )
+    parser.add_argument("--markdown", action="store_true", help="print only the section of docs/benchmarks.md")
     args = parser.parse_args(argv)
     if args.cpu_time and args.threads != 1:
         parser.error("--cpu-time adds up all threads; use it with --threads 1")

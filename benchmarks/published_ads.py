@@ -135,9 +135,7 @@ class ConcatCache(DynamicCache):
 @contextmanager
 def without(*parts: str) -> Iterator[None]:
     """Take `compaction` or the roomy `cache` away from our decoder."""
-    never = patch.object(
-        decoding, "_COMPACT_BELOW", 0.0 if "compaction" in parts else decoding._COMPACT_BELOW
-    )
+    never = patch.object(decoding, "_COMPACT_BELOW", 0.0 if "compaction" in parts else decoding._COMPACT_BELOW)
     copying = patch.object(stepper, "RoomyCache", ConcatCache if "cache" in parts else stepper.RoomyCache)
     with never, copying:
         yield
@@ -287,11 +285,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for run in report["runs"]:
         verdict = (
-            "yes"
-            if run["passed_surely"]
-            else "yes, but the interval includes less"
-            if run["passed"]
-            else "**no**"
+            "yes" if run["passed_surely"] else "yes, but the interval includes less" if run["passed"] else "**no**"
         )
         parts += [
             f"**Batch {run['batch']}**: teacher {run['teacher']}, proxy {run['proxy']}, {run['problems']} "
@@ -329,9 +323,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="few problems, two repeats, to see that it runs")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time (one thread only)")
     parser.add_argument("--json", type=Path, help="write the full report here")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print only the section of docs/benchmarks.md"
-    )
+    parser.add_argument("--markdown", action="store_true", help="print only the section of docs/benchmarks.md")
     args = parser.parse_args(argv)
     if args.quick:
         args.problems, args.batch, args.repeats, args.holdout = min(args.problems, 24), [12], 2, 16

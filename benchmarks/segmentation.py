@@ -103,9 +103,7 @@ def speeds(texts: dict[str, list[str]], repeats: int) -> dict[str, float]:
     methods = {
         "TraceGuard, share of tokens": TraceGuard(budget=0.2),
         "TraceGuard, count": TraceGuard(budget=5, unit="count"),
-        "TraceGuard, with categories": TraceGuard.model_validate(
-            {"budget": 0.2, "categories": ["self_checking"]}
-        ),
+        "TraceGuard, with categories": TraceGuard.model_validate({"budget": 0.2, "categories": ["self_checking"]}),
         "random sentences, matched": RandomSentences(budget=0.2),
     }
     jobs: dict[str, Callable[[], object]] = {
@@ -123,9 +121,7 @@ def _rewriter(method: TraceGuard | RandomSentences, traces: list[Trace]) -> Call
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Quality and speed of sentence segmentation and TraceGuard.")
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("AZEOTROPE_DATA", ROOT.parent / "shared/data")
-    )
+    parser.add_argument("--data", type=Path, default=os.environ.get("AZEOTROPE_DATA", ROOT.parent / "shared/data"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
@@ -133,9 +129,7 @@ def main() -> None:
     if not folder.is_dir():
         parser.error(f"there are no traces in {folder}; set --data or AZEOTROPE_DATA")
     texts = {
-        name: [
-            json.loads(line)["solution"] for line in (folder / name).read_text(encoding="utf-8").splitlines()
-        ]
+        name: [json.loads(line)["solution"] for line in (folder / name).read_text(encoding="utf-8").splitlines()]
         for name in FILES
     }
     result = {
@@ -153,9 +147,7 @@ def report(result: dict[str, object]) -> None:
     print(f"{'segmenter':<14}{'part':<10}{'marked':>7}{'P':>8}{'R':>8}{'F1':>8}")
     for name, parts in result["quality"].items():  # type: ignore[attr-defined]
         for part, s in parts.items():
-            print(
-                f"{name:<14}{part:<10}{s['marked']:>7}{s['precision']:>8.4f}{s['recall']:>8.4f}{s['f1']:>8.4f}"
-            )
+            print(f"{name:<14}{part:<10}{s['marked']:>7}{s['precision']:>8.4f}{s['recall']:>8.4f}{s['f1']:>8.4f}")
     tax = result["taxonomy"]
     print("\ntaxonomy: {agreement:.3f} agree of {sentences} (majority class {majority:.3f})\n".format(**tax))  # type: ignore[arg-type]
     for name, value in result["mb_per_s"].items():  # type: ignore[attr-defined]

@@ -61,8 +61,11 @@ def method_page(about: dict[str, Any]) -> str:
     text.append(f"```text\n{about['text']}\n```\n")
     if about["parameters"]:
         text.append("\n| parameter | type | default | description |\n|---|---|---|---|\n")
-        text += [f"| `{p['name']}` | {cell(p['type'])} | {cell(brief(p['default'], 400))} | "
-                 f"{cell(p['description'])} |\n" for p in about["parameters"]]
+        text += [
+            f"| `{p['name']}` | {cell(p['type'])} | {cell(brief(p['default'], 400))} | "
+            f"{cell(p['description'])} |\n"
+            for p in about["parameters"]
+        ]
     return "".join(text)
 
 
@@ -122,8 +125,11 @@ def cell(text: str) -> str:
 def stale() -> list[str]:
     """Return the generated files that are missing, outdated or no longer generated."""
     wanted = pages()
-    wrong = [str(path) for path, text in wanted.items()
-             if not (DOCS / path).is_file() or (DOCS / path).read_text(encoding="utf-8") != text]
+    wrong = [
+        str(path)
+        for path, text in wanted.items()
+        if not (DOCS / path).is_file() or (DOCS / path).read_text(encoding="utf-8") != text
+    ]
     present = [path.relative_to(DOCS) for path in (DOCS / "methods").glob("*.md")]
     return sorted([*wrong, *(str(path) for path in present if path not in wanted)])
 

@@ -27,15 +27,12 @@ def lesson(n: int = 32) -> list[Trace]:
     """A trivially learnable release: the same short completion after every prompt."""
     private = {"token_ids": (1, 2), "moved": (0.5,)}
     return [
-        Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy", **private)
-        for t in toy_traces(n, "release")
+        Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy", **private) for t in toy_traces(n, "release")
     ]
 
 
 def exam() -> list[Trace]:
-    return [
-        Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy") for t in toy_traces(8, "test")
-    ]
+    return [Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy") for t in toy_traces(8, "test")]
 
 
 def weights(lm: LM) -> dict[str, torch.Tensor]:

@@ -27,8 +27,11 @@ def test_list_json_has_every_catalog(invoke: Invoke) -> None:
     assert set(listed) == {"defenses", "attacks", "tasks", "models"}
     ads = next(entry for entry in listed["defenses"] if entry["name"] == "ads")
     assert (ads["stage"], ads["dial"], ads["paper"], ads["problem"]) == ("logits", "lam", "2504.13146", "")
-    assert all(entry["summary"] and not entry["problem"]
-               for group in ("defenses", "attacks", "tasks") for entry in listed[group])
+    assert all(
+        entry["summary"] and not entry["problem"]
+        for group in ("defenses", "attacks", "tasks")
+        for entry in listed[group]
+    )
 
 
 def test_list_agrees_with_the_classes(invoke: Invoke) -> None:
@@ -94,9 +97,7 @@ def test_report_tells_the_verdict(invoke: Invoke, finished_runs: Path, tmp_path:
     assert f"Report: {page}" in text
 
 
-def test_open_uses_a_file_address(
-    invoke: Invoke, finished_runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_uses_a_file_address(invoke: Invoke, finished_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)))
     found = invoke("report", finished_runs / "a", "--out", finished_runs / "p.html", "--open")
@@ -166,10 +167,22 @@ def test_run_dry_run_and_overrides(invoke: Invoke, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("azeotrope.study.run.dry_run_of", plan)
     study = tmp_path / "s.yaml"
-    study.write_text("{name: s, teacher: t, tasks: [{kind: lookup}], attacks: [{kind: sft}], "
-                     "students: [{family: f}], defenses: [{kind: traceguard}]}")
-    found = invoke("run", study, "--dry-run", "--set", "defenses.0.budget=[0.1, 0.3]", "--set", "draws=2",
-                   "--workers", 3, "--json")
+    study.write_text(
+        "{name: s, teacher: t, tasks: [{kind: lookup}], attacks: [{kind: sft}], "
+        "students: [{family: f}], defenses: [{kind: traceguard}]}"
+    )
+    found = invoke(
+        "run",
+        study,
+        "--dry-run",
+        "--set",
+        "defenses.0.budget=[0.1, 0.3]",
+        "--set",
+        "draws=2",
+        "--workers",
+        3,
+        "--json",
+    )
     assert (found.code, json.loads(found.out)) == (0, {"steps": 3})
     assert seen["study"].defenses[0]["budget"] == [0.1, 0.3]
     assert (seen["study"].draws, seen["workers"]) == (2, 3)
@@ -191,8 +204,7 @@ def test_demo_prints_the_grid_then_runs_then_reports(
 
     monkeypatch.setattr("azeotrope.study.config.load_study", lambda path, _: order.append(Path(path).name))
     monkeypatch.setattr("azeotrope.study.run.dry_run_of", lambda *_, **__: Planned())
-    monkeypatch.setattr("azeotrope.study.run.run",
-                        lambda *_, **__: order.append("run") or finished_runs / "a")
+    monkeypatch.setattr("azeotrope.study.run.run", lambda *_, **__: order.append("run") or finished_runs / "a")
     found = invoke("demo", "--quick", "--runs", finished_runs)
     assert (found.code, order) == (0, ["demo_quick.yaml", "grid", "run"])
     assert "Report: " in found.out
@@ -285,7 +297,7 @@ def test_methods_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("suffix", tracefile.SUFFIXES)
 def test_trace_files_round_trip(tmp_path: Path, suffix: str) -> None:
-    text = "<think>λ \"x\"</think> 1"
+    text = '<think>λ "x"</think> 1'
     traces = [Trace(problem_id="p", prompt="Q\u2028\n", text=text, seed=2**62, finished=False, n_tokens=3,
                     token_ids=(1, 2))]  # fmt: skip
     path = tmp_path / f"deep/t{suffix}"

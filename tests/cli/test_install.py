@@ -81,7 +81,9 @@ def test_nothing_slow_is_imported_for_help_and_list(tmp_path: Path) -> None:
 
 def test_plain_install(tmp_path: Path) -> None:
     """One process, so that the imports are paid once; each command must work or ask for the right package."""
-    code = BLOCK + """
+    code = (
+        BLOCK
+        + """
 import contextlib, io, json
 from azeotrope.cli.entry import call
 found = {}
@@ -103,6 +105,7 @@ found["guard"] = TraceGuard(budget=1, unit="count").rewrite(trace, Random(0)).te
 found["segments"] = segment(text)
 print(json.dumps(found))
 """
+    )
     done = run(sys.executable, "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

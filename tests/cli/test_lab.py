@@ -34,19 +34,59 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_three_stages(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     release, student = tmp_path / "r.parquet", tmp_path / "student"
-    found = invoke("traces", "--teacher", model, "--task", "lookup", "--n", 6, "--out", release, "--json",
-                   "--defense", "temperature:heat=0.5", "--defense", '{"kind": "traceguard", "budget": 0.2}')
+    found = invoke(
+        "traces",
+        "--teacher",
+        model,
+        "--task",
+        "lookup",
+        "--n",
+        6,
+        "--out",
+        release,
+        "--json",
+        "--defense",
+        "temperature:heat=0.5",
+        "--defense",
+        '{"kind": "traceguard", "budget": 0.2}',
+    )
     assert found.code == 0, found.err
     told = json.loads(found.out)
     assert (told["traces"], told["accuracy"]["n"]) == (6, 6)
     first = [trace.text for trace in tracefile.read(release)]
     again = tmp_path / "again.jsonl"
-    assert invoke("traces", "--teacher", model, "--task", "lookup", "--n", 6, "--out", again,
-                  "--defense", "temperature:heat=0.5", "--defense", "traceguard:budget=0.2").code == 0
+    assert (
+        invoke(
+            "traces",
+            "--teacher",
+            model,
+            "--task",
+            "lookup",
+            "--n",
+            6,
+            "--out",
+            again,
+            "--defense",
+            "temperature:heat=0.5",
+            "--defense",
+            "traceguard:budget=0.2",
+        ).code
+        == 0
+    )
     assert [trace.text for trace in tracefile.read(again)] == first
 
-    found = invoke("attack", "--release", release, "--student", model, "--out", student, "--json",
-                   "--attack", "sft:epochs=1,max_length=64,curve_points=0")
+    found = invoke(
+        "attack",
+        "--release",
+        release,
+        "--student",
+        model,
+        "--out",
+        student,
+        "--json",
+        "--attack",
+        "sft:epochs=1,max_length=64,curve_points=0",
+    )
     assert found.code == 0, found.err
     assert json.loads(found.out)["traces"] == 6
     assert {"config.json", "model.safetensors", "attack.json"} <= {path.name for path in student.iterdir()}

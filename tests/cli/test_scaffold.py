@@ -18,8 +18,7 @@ from azeotrope.core.methods import Stage, parse_method
 from azeotrope.core.types import Trace, split_answer
 
 TEXT = (
-    "<think>\nFirst, two and two is four. Wait, is it? Yes.\n\nSo \\boxed{4}. Done.</think>\n"
-    "The answer is 4. Bye."
+    "<think>\nFirst, two and two is four. Wait, is it? Yes.\n\nSo \\boxed{4}. Done.</think>\nThe answer is 4. Bye."
 )
 
 

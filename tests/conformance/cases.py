@@ -19,9 +19,7 @@ Json = dict[str, Any]
 
 BACKENDS = ("finite_difference", "jvp", "head", "self")
 SETTINGS: Mapping[str, tuple[Json, ...]] = {
-    "ads": tuple(
-        {"backend": backend, "spend": spend} for backend in BACKENDS for spend in ("tilt", "kl_budget")
-    ),
+    "ads": tuple({"backend": backend, "spend": spend} for backend in BACKENDS for spend in ("tilt", "kl_budget")),
     "permutation": (
         *({"backend": backend} for backend in BACKENDS),
         {"backend": "head", "spend": "kl_budget"},

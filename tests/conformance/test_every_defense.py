@@ -199,9 +199,7 @@ def test_movement_vanishes_continuously_with_strength(kind: str, settings: dict[
 # Tensors.
 
 
-def walk(
-    defense: Defense, rows: list[list[int]], seeds: list[int], forced: Tensor, **more: Any
-) -> list[Tensor]:
+def walk(defense: Defense, rows: list[list[int]], seeds: list[int], forced: Tensor, **more: Any) -> list[Tensor]:
     where = workplace()
     return [after for _, after in drive(where.teacher, rule_of(defense, where), rows, seeds, forced, **more)]
 
@@ -318,9 +316,7 @@ def test_seeds_decide(kind: str, settings: dict[str, Any]) -> None:
     where, defense = workplace(), build(kind, settings)
     rows = prompts(8)
     first, again, other = (
-        decode(
-            where.teacher, rows, seeds, where.sampling, rules=[rule_of(defense, where)], max_new_tokens=8
-        )
+        decode(where.teacher, rows, seeds, where.sampling, rules=[rule_of(defense, where)], max_new_tokens=8)
         for seeds in (range(8), range(8), range(100, 108))
     )
     assert first == again

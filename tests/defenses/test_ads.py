@@ -401,9 +401,7 @@ def test_two_merged_edits_are_refused_rather_than_lost() -> None:
 
 @pytest.mark.parametrize("method", [ADS, Permutation])
 @pytest.mark.parametrize("backend", ["finite_difference", "jvp", "head"])
-def test_a_proxy_with_another_vocabulary_is_refused(
-    method: type[ads.AntidistillationBase], backend: str
-) -> None:
+def test_a_proxy_with_another_vocabulary_is_refused(method: type[ads.AntidistillationBase], backend: str) -> None:
     b = bench(load=lambda _: tiny("gpt2", vocab=71, dtype=DOUBLE))
     with pytest.raises(ConfigError, match="shares the teacher's tokenizer"):
         assemble([method(backend=backend)], b)

@@ -48,9 +48,7 @@ pools = st.sampled_from(["any", "computation"])
 METHODS = st.one_of(
     st.builds(lambda u, o: TraceGuard(budget=0, unit=u, order=o), units, orders),
     st.builds(lambda o: TraceGuard(budget=0, order=o, categories=("self_checking",)), orders),
-    st.builds(
-        lambda u, p: RandomSentences(budget=0, guard=TraceGuard(unit=u, budget=0), pool=p), units, pools
-    ),
+    st.builds(lambda u, p: RandomSentences(budget=0, guard=TraceGuard(unit=u, budget=0), pool=p), units, pools),
     st.builds(lambda p: RandomSentences(budget=0, match="share", pool=p), pools),
 )
 
@@ -215,9 +213,7 @@ def test_streaming_a_count_equals_offline(text: str, budget: int, sizes: list[in
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    texts, st.floats(0, 1), st.sampled_from(["sentences", "tokens"]), st.lists(st.integers(1, 30), min_size=1)
-)
+@given(texts, st.floats(0, 1), st.sampled_from(["sentences", "tokens"]), st.lists(st.integers(1, 30), min_size=1))
 def test_streaming_a_share_never_exceeds_it_and_ignores_the_cut(
     text: str, budget: float, unit: str, sizes: list[int]
 ) -> None:
@@ -237,9 +233,7 @@ def test_the_stream_holds_back_only_what_may_still_go() -> None:
     stream = TraceGuard(budget=2, unit="count").stream()
     out = stream.feed("<think>The road that starts in Marda leads over the hills and along the river to Os")
     assert out.startswith("<think>The road")  # no marker: released before the sentence has ended
-    out += stream.feed(
-        "len. Wait, that road was closed last winter, so it cannot have led to Oslen at all, and"
-    )
+    out += stream.feed("len. Wait, that road was closed last winter, so it cannot have led to Oslen at all, and")
     assert out.endswith("Oslen. ")  # a marker: held until the sentence ends
     out += stream.feed(" so on. It is 5.</think> The answer is 5, of course, and ")
     assert out.endswith("Oslen. It is 5.</think> The answer is 5, of course, and ")

@@ -58,9 +58,7 @@ def test_published_vectors() -> None:
 def test_row_keys_and_uniforms_wrap() -> None:
     for stream, step in ((0, 0), (11, 3), (22, 100_000)):
         keys = hashrng.row_keys(torch.tensor(EDGE), stream, step)
-        expected = [
-            reference_mix(reference_mix(s + GOLDEN * (stream + 1)) + GOLDEN * (step + 1)) for s in EDGE
-        ]
+        expected = [reference_mix(reference_mix(s + GOLDEN * (stream + 1)) + GOLDEN * (step + 1)) for s in EDGE]
         assert [k & MASK for k in keys.tolist()] == expected
         got = hashrng.uniforms(keys, 7)
         for i, key in enumerate(expected):

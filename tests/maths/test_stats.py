@@ -152,8 +152,9 @@ def test_false_positive_rate_of_the_paired_bootstrap() -> None:
 
 def _curve(utility: list[float], leakage: list[float], strengths: list[float] | None = None) -> stats.Curve:
     rows = [np.full(3, u) for u in utility], [np.full(3, v) for v in leakage]
-    return stats.curve(strengths or [float(i) for i in range(1, len(utility))], rows[0][1:], rows[1][1:],
-                       (rows[0][0], rows[1][0]))
+    return stats.curve(
+        strengths or [float(i) for i in range(1, len(utility))], rows[0][1:], rows[1][1:], (rows[0][0], rows[1][0])
+    )
 
 
 def test_at_teacher_cost_interpolates_linearly() -> None:
@@ -220,8 +221,10 @@ def test_interpolation_happens_inside_the_bootstrap() -> None:
 def test_pareto_front_against_brute_force() -> None:
     rng = np.random.default_rng(0)
     u, v = rng.integers(0, 6, 40) / 5, rng.integers(0, 6, 40) / 5
-    expected = [not any((u[j] >= u[i] and v[j] <= v[i]) and (u[j] > u[i] or v[j] < v[i]) for j in range(40))
-                for i in range(40)]
+    expected = [
+        not any((u[j] >= u[i] and v[j] <= v[i]) and (u[j] > u[i] or v[j] < v[i]) for j in range(40))
+        for i in range(40)
+    ]
     assert stats.pareto_front(u, v).tolist() == expected
     assert stats.pareto_front([0.9, np.nan], [0.5, 0.1]).tolist() == [True, False]
     assert stats.pareto_front([], []).tolist() == []

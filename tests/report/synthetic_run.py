@@ -132,7 +132,7 @@ def _comparison(
     rng: Random, where: dict[str, str], utility: str, drop: float, metric: str, defense: str, reference: str
 ) -> dict[str, Any]:
     reached = not (utility == "teacher_accuracy" and defense == "traceguard")
-    shift = {"ads": -0.9, "traceguard": -0.1}.get(defense, 0.1) * drop ** 0.7
+    shift = {"ads": -0.9, "traceguard": -0.1}.get(defense, 0.1) * drop**0.7
     shift *= 0.45 if where["task"] == "lookup" else 1.0
     value, half = shift + rng.gauss(0, 0.008), 0.025 + 0.015 * rng.random()
     p = math.erfc(abs(value) / half * 1.96 / math.sqrt(2))
@@ -209,9 +209,7 @@ def _diffs(rng: Random) -> list[dict[str, Any]]:
     return found
 
 
-def _shown(
-    arm: str, text: str, correct: bool = True, tokens: Any = None, removed: Any = None
-) -> dict[str, Any]:
+def _shown(arm: str, text: str, correct: bool = True, tokens: Any = None, removed: Any = None) -> dict[str, Any]:
     return {"arm": arm, "text": text, "correct": correct, "tokens": tokens, "removed": removed}
 
 

@@ -239,7 +239,7 @@ def test_a_passive_student_alone_is_never_evidence(attacks: list[str]) -> None:
 def test_no_page_claims_effectiveness(copied: Path, tmp_path: Path, only: list[str]) -> None:
     edit(copied, "results.parquet", lambda f: f.filter(pl.col("attack").is_in([*only, "", "undistilled"])))
     text = build(copied, tmp_path / "page.html").read_text(encoding="utf-8")
-    body = text[text.index('id="verdict"'):text.index('id="tradeoff"')]
+    body = text[text.index('id="verdict"') : text.index('id="tradeoff"')]
     assert not re.search(r"(?<!that a defense is )\beffective|\bprotects|\bworks\b|\bsafe\b", body)
 
 

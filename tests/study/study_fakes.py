@@ -105,17 +105,47 @@ class FakeStages:
         n = spec.evaluation.problems
         correct = _common(spec.seed, spec.draw, n) < 0.92 - 0.4 * strength(spec.arm)
         ids = [f"p{i}" for i in range(n)]
-        write_parquet(pl.DataFrame({
-            "problem_id": [f"r{i}" for i in range(spec.n)], "prompt": "q", "text": "a", "seed": spec.draw,
-            "finished": True, "n_tokens": 5}), out / "traces.parquet")
-        write_parquet(pl.DataFrame({
-            "problem_id": ids, "correct": correct, "finished": rng.random(n) < 0.97,
-            "n_tokens": rng.integers(5, 9, n),
-            "valid_share": np.where(rng.random(n) < 0.1, np.nan, rng.uniform(0.8, 1, n)),
-            "wrong_statements": rng.integers(0, 2, n), "n_sentences": 4}).with_columns(
-                pl.col("valid_share").fill_nan(None)), out / "samples.parquet")
-        write_json(out / "diffs.json", [{"problem_id": ids[0], "prompt": "q", "gold": "1", "text": "a",
-                                         "correct": bool(correct[0]), "tokens": None, "removed": None}])
+        write_parquet(
+            pl.DataFrame(
+                {
+                    "problem_id": [f"r{i}" for i in range(spec.n)],
+                    "prompt": "q",
+                    "text": "a",
+                    "seed": spec.draw,
+                    "finished": True,
+                    "n_tokens": 5,
+                }
+            ),
+            out / "traces.parquet",
+        )
+        write_parquet(
+            pl.DataFrame(
+                {
+                    "problem_id": ids,
+                    "correct": correct,
+                    "finished": rng.random(n) < 0.97,
+                    "n_tokens": rng.integers(5, 9, n),
+                    "valid_share": np.where(rng.random(n) < 0.1, np.nan, rng.uniform(0.8, 1, n)),
+                    "wrong_statements": rng.integers(0, 2, n),
+                    "n_sentences": 4,
+                }
+            ).with_columns(pl.col("valid_share").fill_nan(None)),
+            out / "samples.parquet",
+        )
+        write_json(
+            out / "diffs.json",
+            [
+                {
+                    "problem_id": ids[0],
+                    "prompt": "q",
+                    "gold": "1",
+                    "text": "a",
+                    "correct": bool(correct[0]),
+                    "tokens": None,
+                    "removed": None,
+                }
+            ],
+        )
         write_json(out / "info.json", {"seconds": 1.0 + strength(spec.arm), "tokens": 100, "cosine": 0.5})
 
     def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
@@ -125,29 +155,49 @@ class FakeStages:
         assert len(traces)
         rng = _rng(spec.seed, "attack", spec.draw, str(teacher))
         self._students(spec, out, 0.8 * teacher, rng)
-        write_parquet(pl.DataFrame({"base": [0, 0], "step": [1, 2], "split": "train", "loss": [2.0, 1.0]}),
-                      out / "losses.parquet")
+        write_parquet(
+            pl.DataFrame({"base": [0, 0], "step": [1, 2], "split": "train", "loss": [2.0, 1.0]}),
+            out / "losses.parquet",
+        )
 
     def undistilled(self, spec: UndistilledSpec, out: Path) -> None:
         self._before("undistilled")
         self._students(spec, out, 0.2, _rng(spec.seed, "undistilled", 0))
 
-    def _students(self, spec: AttackSpec | UndistilledSpec, out: Path, level: float,
-                  rng: np.random.Generator) -> None:
+    def _students(
+        self, spec: AttackSpec | UndistilledSpec, out: Path, level: float, rng: np.random.Generator
+    ) -> None:
         n, bases = spec.evaluation.problems, spec.bases
         base = np.repeat(np.arange(bases), n)
         skill = level + 0.02 * np.arange(bases)
         finished = rng.random(n * bases) < 0.9
-        write_parquet(pl.DataFrame({
-            "base": base, "problem_id": [f"p{i}" for i in range(n)] * bases, "finished": finished,
-            "correct": finished & (rng.random(n * bases) < skill[base]), "n_tokens": 6,
-        }), out / "samples.parquet")
-        write_parquet(pl.DataFrame({
-            "base": np.repeat(np.arange(bases), 20), "content": [f"f{i // 2}" for i in range(20)] * bases,
-            "hidden": [i < 16 for i in range(20)] * bases,
-            "recalled": (rng.random(20 * bases) < level).astype(int)}), out / "probes.parquet")
-        write_parquet(pl.DataFrame({"base": np.arange(bases), "metric": "clean_nll", "value": 1 - skill}),
-                      out / "metrics.parquet")
+        write_parquet(
+            pl.DataFrame(
+                {
+                    "base": base,
+                    "problem_id": [f"p{i}" for i in range(n)] * bases,
+                    "finished": finished,
+                    "correct": finished & (rng.random(n * bases) < skill[base]),
+                    "n_tokens": 6,
+                }
+            ),
+            out / "samples.parquet",
+        )
+        write_parquet(
+            pl.DataFrame(
+                {
+                    "base": np.repeat(np.arange(bases), 20),
+                    "content": [f"f{i // 2}" for i in range(20)] * bases,
+                    "hidden": [i < 16 for i in range(20)] * bases,
+                    "recalled": (rng.random(20 * bases) < level).astype(int),
+                }
+            ),
+            out / "probes.parquet",
+        )
+        write_parquet(
+            pl.DataFrame({"base": np.arange(bases), "metric": "clean_nll", "value": 1 - skill}),
+            out / "metrics.parquet",
+        )
         write_json(out / "info.json", {"seconds": 2.0, "tokens": 200, "notes": ["a note"]})
 
     def _before(self, stage: str) -> None:
@@ -173,11 +223,16 @@ def _common(seed: int, draw: int, n: int) -> Any:
 
 def study(**changes: Any) -> Study:
     raw: dict[str, Any] = {
-        "name": "demo", "teacher": "embedded/teacher", "tasks": [{"kind": "facts"}],
+        "name": "demo",
+        "teacher": "embedded/teacher",
+        "tasks": [{"kind": "facts"}],
         "release": {"n": 10},
         "defenses": [{"kind": "temperature", "delta": [0.1, 0.3]}, {"kind": "ads", "lam": [0.1, 0.4]}],
-        "attacks": [{"kind": "sft"}], "students": [{"family": "embedded/student", "bases": 3}],
-        "draws": 2, "evaluation": {"problems": 40}, "analysis": {"replicates": 200, "unit": "pair"},
+        "attacks": [{"kind": "sft"}],
+        "students": [{"family": "embedded/student", "bases": 3}],
+        "draws": 2,
+        "evaluation": {"problems": 40},
+        "analysis": {"replicates": 200, "unit": "pair"},
     }
     return parse_study({**raw, **changes})
 

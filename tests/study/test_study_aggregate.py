@@ -16,10 +16,42 @@ from azeotrope.study.run import run
 from azeotrope.study.store import run_lock
 
 QUIET = Console(quiet=True)
-RESULTS = ["study", "task", "arm", "defense", "params", "strength", "is_control", "attack", "student",
-           "metric", "value", "low", "high", "n", "n_seeds", "unit", "higher_is_better"]
-EQUAL_COST = ["task", "student", "attack", "utility", "drop", "metric", "defense", "reference", "difference",
-              "low", "high", "p", "n", "n_seeds", "status"]
+RESULTS = [
+    "study",
+    "task",
+    "arm",
+    "defense",
+    "params",
+    "strength",
+    "is_control",
+    "attack",
+    "student",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "n_seeds",
+    "unit",
+    "higher_is_better",
+]
+EQUAL_COST = [
+    "task",
+    "student",
+    "attack",
+    "utility",
+    "drop",
+    "metric",
+    "defense",
+    "reference",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "n",
+    "n_seeds",
+    "status",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +60,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("azeotrope.core.plugins.load", fakes.fake_load)
-        return run(study(), runs=tmp_path_factory.mktemp("runs"), workers=0, stages=FakeStages(),
-                   console=QUIET, command="azeotrope run study.yaml", logit_order=("a", "b"))
+        return run(
+            study(),
+            runs=tmp_path_factory.mktemp("runs"),
+            workers=0,
+            stages=FakeStages(),
+            console=QUIET,
+            command="azeotrope run study.yaml",
+            logit_order=("a", "b"),
+        )
 
 
 def row(folder: Path, **where: str) -> dict[str, object]:
@@ -43,8 +82,15 @@ def test_results_hold_every_metric_of_the_contract(folder: Path) -> None:
     keys = ["task", "arm", "attack", "student", "metric"]
     assert not frame.select(keys).is_duplicated().any()
     teacher = {"teacher_accuracy", "trace_validity", "wrong_statements", "trace_tokens", "teacher_finished"}
-    student = {"student_accuracy", "student_accuracy_finished", "student_finished", "recall_hidden",
-               "s_minus_t", "gain", "clean_nll"}
+    student = {
+        "student_accuracy",
+        "student_accuracy_finished",
+        "student_finished",
+        "recall_hidden",
+        "s_minus_t",
+        "gain",
+        "clean_nll",
+    }
     assert set(frame.filter(pl.col("attack") == "")["metric"]) == teacher
     assert set(frame.filter(pl.col("attack") == "sft")["metric"]) == student
     before = frame.filter(pl.col("attack") == "undistilled")
@@ -65,15 +111,16 @@ def test_values_are_those_of_the_samples(folder: Path) -> None:
     assert json.loads(str(found["params"])) == {"kind": "ads", "lam": 0.4, "proxy": "embedded/proxy"}
     finished = attacked.filter(pl.col("finished"))
     assert row(folder, arm=arm, metric="student_accuracy_finished")["value"] == pytest.approx(
-        finished["correct"].mean())
+        finished["correct"].mean()
+    )
     teacher = samples.filter(pl.col("arm") == arm, pl.col("attack") == "")
     for metric, column in (("teacher_accuracy", "correct"), ("trace_validity", "valid_share")):
         assert row(folder, arm=arm, metric=metric)["value"] == pytest.approx(teacher[column].mean())
     before = samples.filter(pl.col("attack") == "undistilled")["correct"].mean()
-    assert row(folder, arm=arm, metric="gain")["value"] == pytest.approx(
-        attacked["correct"].mean() - before)  # type: ignore[operator]
+    assert row(folder, arm=arm, metric="gain")["value"] == pytest.approx(attacked["correct"].mean() - before)  # type: ignore[operator]
     assert row(folder, arm=arm, metric="s_minus_t")["value"] == pytest.approx(
-        attacked["correct"].mean() - teacher["correct"].mean())  # type: ignore[operator]
+        attacked["correct"].mean() - teacher["correct"].mean()
+    )  # type: ignore[operator]
 
 
 def test_seeds_and_draws_are_aligned(folder: Path) -> None:
@@ -105,8 +152,9 @@ def test_equal_cost_rows(folder: Path) -> None:
 
 def test_equal_cost_value_is_the_interpolation_of_the_table(folder: Path) -> None:
     frame = pl.read_parquet(folder / "results.parquet")
-    frame = frame.filter(pl.col("metric").is_in(["teacher_accuracy", "student_accuracy"]),
-                         pl.col("attack") != "undistilled")
+    frame = frame.filter(
+        pl.col("metric").is_in(["teacher_accuracy", "student_accuracy"]), pl.col("attack") != "undistilled"
+    )
 
     def at(defense: str, drop: float) -> float:
         arms = frame.filter(pl.col("defense").is_in(["none", defense])).sort("strength")
@@ -115,8 +163,8 @@ def test_equal_cost_value_is_the_interpolation_of_the_table(folder: Path) -> Non
         return float(np.interp(-(u[0] - drop), [-x for x in u], v))
 
     found = pl.read_parquet(folder / "equal_cost.parquet").filter(
-        pl.col("utility") == "teacher_accuracy", pl.col("metric") == "student_accuracy",
-        pl.col("status") == "ok")
+        pl.col("utility") == "teacher_accuracy", pl.col("metric") == "student_accuracy", pl.col("status") == "ok"
+    )
     assert len(found)
     for item in found.iter_rows(named=True):
         assert item["difference"] == pytest.approx(at("ads", item["drop"]) - at("temperature", item["drop"]))
@@ -133,8 +181,22 @@ def test_losses_costs_diffs_and_manifest(folder: Path) -> None:
     assert [set(item) for item in diffs] == [{"task", "problem_id", "prompt", "gold", "arms"}]
     assert [arm["arm"] for arm in diffs[0]["arms"]][:2] == ["none", "temperature(delta=0.1)"]
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert {"name", "created", "azeotrope_version", "code_rev", "study_hash", "config", "command", "hardware",
-            "packages", "logit_order", "wall_seconds", "headline", "notes", "problems"} <= set(manifest)
+    assert {
+        "name",
+        "created",
+        "azeotrope_version",
+        "code_rev",
+        "study_hash",
+        "config",
+        "command",
+        "hardware",
+        "packages",
+        "logit_order",
+        "wall_seconds",
+        "headline",
+        "notes",
+        "problems",
+    } <= set(manifest)
     assert manifest["headline"] == {"metric": "recall_hidden", "attack": "sft"}
     assert manifest["problems"] == {"facts": {"test": 40, "release": 10}}
     assert manifest["logit_order"] == ["a", "b"]
@@ -148,8 +210,12 @@ def test_the_stored_study_reads_back(folder: Path) -> None:
 
 
 def test_one_seed_and_no_temperature_are_noted(tmp_path: Path) -> None:
-    lone = study(name="lone", draws=1, defenses=[{"kind": "ads", "lam": [0.2, 0.5]}],
-                 students=[{"family": "embedded/student", "bases": 1}])
+    lone = study(
+        name="lone",
+        draws=1,
+        defenses=[{"kind": "ads", "lam": [0.2, 0.5]}],
+        students=[{"family": "embedded/student", "bases": 1}],
+    )
     where = run(lone, runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
     notes = " ".join(json.loads((where / "manifest.json").read_text())["notes"])
     assert "one seed" in notes
@@ -162,8 +228,11 @@ def test_one_seed_and_no_temperature_are_noted(tmp_path: Path) -> None:
 
 
 def test_two_tasks_and_two_families(tmp_path: Path) -> None:
-    wide = study(tasks=[{"kind": "facts"}, {"kind": "facts", "level": 2}], draws=1,
-                 students=[{"family": "a", "bases": 2}, {"family": "b", "bases": 3}])
+    wide = study(
+        tasks=[{"kind": "facts"}, {"kind": "facts", "level": 2}],
+        draws=1,
+        students=[{"family": "a", "bases": 2}, {"family": "b", "bases": 3}],
+    )
     where = run(wide, runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
     frame = pl.read_parquet(where / "results.parquet")
     assert set(frame["task"]) == {"facts", "facts(level=2)"}
@@ -202,7 +271,8 @@ def test_headline_attack_must_exist() -> None:
 
 
 def test_a_run_in_use_is_refused_and_a_full_disk_keeps_the_old_tables(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = run(study(), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
     with run_lock(where), pytest.raises(RunError, match="in use by another process"):
         run(study(), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)

@@ -33,22 +33,25 @@ def test_a_study_survives_being_written_and_read(tmp_path: Path) -> None:
     assert again.hash == first.hash
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("teacher:", "techer:", "Unknown setting 'techer'. Did you mean 'teacher'?"),
-    ("lam: [0.1, 0.2]", "lamb: 0.1", "Unknown setting 'defenses.0.lamb'. Did you mean 'lam'?"),
-    ("lam: [0.1, 0.2]", "lam: [0.1, much]", "'defenses.0.lam'"),
-    ("lam: [0.1, 0.2]", "lam: []", "'defenses.0.lam' is an empty list"),
-    ("kind: ads", "kind: adz", "'defenses.0.kind': There is no defense 'adz'. Did you mean 'ads'?"),
-    ("kind: sft", "knd: sft", "'attacks.0' needs a 'kind'"),
-    ("bases: 2", "bases: 0", "'students.0.bases'"),
-    ("bases: 2", "base: 2", "Unknown setting 'students.0.base'. Did you mean 'bases'?"),
-    ("name: demo", "name: ../demo", "'name'"),
-    ("name: demo", "name: steps", "choose another name"),
-    ("name: demo", "", "'name' is required."),
-    ("tasks: [{kind: facts}]", "tasks: [{kind: facts, levl: 2}]", "Did you mean 'level'?"),
-    ("attacks: [{kind: sft}]", "attacks: [{kind: sft}, {kind: sft, epochs: 3}]", "lists sft twice"),
-    ("lam: [0.1, 0.2]", "lam: [0.1, 0.1]", "lists ads(lam=0.1) twice"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("teacher:", "techer:", "Unknown setting 'techer'. Did you mean 'teacher'?"),
+        ("lam: [0.1, 0.2]", "lamb: 0.1", "Unknown setting 'defenses.0.lamb'. Did you mean 'lam'?"),
+        ("lam: [0.1, 0.2]", "lam: [0.1, much]", "'defenses.0.lam'"),
+        ("lam: [0.1, 0.2]", "lam: []", "'defenses.0.lam' is an empty list"),
+        ("kind: ads", "kind: adz", "'defenses.0.kind': There is no defense 'adz'. Did you mean 'ads'?"),
+        ("kind: sft", "knd: sft", "'attacks.0' needs a 'kind'"),
+        ("bases: 2", "bases: 0", "'students.0.bases'"),
+        ("bases: 2", "base: 2", "Unknown setting 'students.0.base'. Did you mean 'bases'?"),
+        ("name: demo", "name: ../demo", "'name'"),
+        ("name: demo", "name: steps", "choose another name"),
+        ("name: demo", "", "'name' is required."),
+        ("tasks: [{kind: facts}]", "tasks: [{kind: facts, levl: 2}]", "Did you mean 'level'?"),
+        ("attacks: [{kind: sft}]", "attacks: [{kind: sft}, {kind: sft, epochs: 3}]", "lists sft twice"),
+        ("lam: [0.1, 0.2]", "lam: [0.1, 0.1]", "lists ads(lam=0.1) twice"),
+    ],
+)
 def test_mistakes_are_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_study(write(tmp_path, GOOD.replace(old, new)))
@@ -75,10 +78,17 @@ def test_overrides(tmp_path: Path) -> None:
     assert (changed.release.n, changed.students[0].bases, changed.seed) == (5, 4, 7)
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("release", "not of the form"), ("a..b=1", "not of the form"), ("defenses.5.lam=1", "has 1 entries"),
-    ("defenses.x.lam=1", "has 1 entries"), ("teacher.x=1", "single value"), ("seed=[1", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("release", "not of the form"),
+        ("a..b=1", "not of the form"),
+        ("defenses.5.lam=1", "has 1 entries"),
+        ("defenses.x.lam=1", "has 1 entries"),
+        ("teacher.x=1", "single value"),
+        ("seed=[1", "not valid YAML"),
+    ],
+)
 def test_wrong_overrides(override: str, message: str) -> None:
     raw = {"teacher": "t", "defenses": [{"kind": "ads"}]}
     with pytest.raises(ConfigError, match=message):
@@ -100,8 +110,9 @@ def test_sweeps_expand_and_none_is_always_first() -> None:
 
 
 def test_two_sweeps_of_a_kind_are_two_curves() -> None:
-    arms = expand(study(defenses=[{"kind": "ads", "lam": [0.1, 0.2]},
-                                  {"kind": "ads", "lam": [0.1, 0.2], "proxy": "other"}])).arms
+    arms = expand(
+        study(defenses=[{"kind": "ads", "lam": [0.1, 0.2]}, {"kind": "ads", "lam": [0.1, 0.2], "proxy": "other"}])
+    ).arms
     assert [arm.curve for arm in arms] == ["none", "ads", "ads", "ads(proxy=other)", "ads(proxy=other)"]
     assert len({arm.label for arm in arms}) == 5
 
@@ -110,8 +121,10 @@ def test_composition_is_ordered_by_stage_and_multiplies_out() -> None:
     entry = {"compose": [{"kind": "traceguard", "budget": [0.1, 0.2]}, {"kind": "ads", "lam": 0.3}]}
     arms = expand(study(defenses=[entry])).arms[1:]
     assert [arm.defense for arm in arms] == ["ads+traceguard"] * 2
-    assert [arm.label for arm in arms] == ["ads(lam=0.3) + traceguard(budget=0.1)",
-                                           "ads(lam=0.3) + traceguard(budget=0.2)"]
+    assert [arm.label for arm in arms] == [
+        "ads(lam=0.3) + traceguard(budget=0.1)",
+        "ads(lam=0.3) + traceguard(budget=0.2)",
+    ]
     assert [arm.strength for arm in arms] == [0.1, 0.2]
     assert {arm.curve for arm in arms} == {"ads(lam=0.3) + traceguard"}
     nested = {"compose": [{"kind": "ads", "lam": [0.1, 0.2]}, {"kind": "traceguard", "budget": [0.1, 0.2]}]}
@@ -127,4 +140,6 @@ def test_composition_is_ordered_by_stage_and_multiplies_out() -> None:
 def test_controls_are_marked() -> None:
     arms = expand(study()).arms
     assert {arm.label: arm.is_control for arm in arms if arm.strength > 0.2} == {
-        "temperature(delta=0.3)": True, "ads(lam=0.4)": False}
+        "temperature(delta=0.3)": True,
+        "ads(lam=0.4)": False,
+    }

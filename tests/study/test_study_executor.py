@@ -23,8 +23,9 @@ TABLES = ("results.parquet", "samples.parquet", "equal_cost.parquet", "losses.pa
 def drive(runs: Path, workers: int, sleep: float, trouble: str = "") -> subprocess.Popen[str]:
     runs.mkdir(exist_ok=True)
     command = [sys.executable, str(DRIVE), str(runs), str(workers), str(sleep), trouble]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                            start_new_session=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def done(runs: Path) -> int:
@@ -86,10 +87,10 @@ def test_ctrl_c_exits_with_130_and_keeps_finished_steps(tmp_path: Path, workers:
     assert _group_ends(process.pid)
 
 
-@pytest.mark.parametrize("phase", ["azeotrope.study.run.make_plan", "azeotrope.study.run.load_task",
-                                   "azeotrope.study.run.write_json"])
-def test_ctrl_c_while_planning_or_aggregating(tmp_path: Path, phase: str,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "phase", ["azeotrope.study.run.make_plan", "azeotrope.study.run.load_task", "azeotrope.study.run.write_json"]
+)
+def test_ctrl_c_while_planning_or_aggregating(tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -42,10 +42,17 @@ def test_ids_ignore_what_does_not_change_the_output() -> None:
     assert ids(FakeStages(sleep=1.0)) == ids()
 
 
-@pytest.mark.parametrize("changes", [
-    {"seed": 1}, {"teacher": "other"}, {"release": {"n": 11}}, {"evaluation": {"problems": 41}},
-    {"tasks": [{"kind": "facts", "level": 2}]}, {"release": {"n": 10, "sampling": {"temperature": 0.5}}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"teacher": "other"},
+        {"release": {"n": 11}},
+        {"evaluation": {"problems": 41}},
+        {"tasks": [{"kind": "facts", "level": 2}]},
+        {"release": {"n": 10, "sampling": {"temperature": 0.5}}},
+    ],
+)
 def test_ids_change_with_the_output(changes: dict[str, Any]) -> None:
     assert not set(ids(**changes)) & {step.id for step in make_plan(study(), FakeStages()).of("release")}
 
@@ -76,8 +83,9 @@ def test_dry_run_writes_nothing_and_counts_what_is_stored(tmp_path: Path) -> Non
     assert "ads(lam=0.4)" in text
     assert "21 steps (0 stored), 43 cells, 21,000 tokens to do, about 4 min" in " ".join(text.split())
     run(study(), runs=runs, workers=0, stages=FakeStages(), console=Console(quiet=True))
-    small = dry_run_of(study(defenses=[{"kind": "ads", "lam": [0.1, 0.2]}]), runs=runs, workers=2,
-                       stages=FakeStages()).as_dict()
+    small = dry_run_of(
+        study(defenses=[{"kind": "ads", "lam": [0.1, 0.2]}]), runs=runs, workers=2, stages=FakeStages()
+    ).as_dict()
     assert (small["steps"], small["cached"], small["tokens"]) == (13, 9, 4000)
     assert set(small["measured"]) == {"release", "attack", "undistilled"}
     assert small["wall_seconds"] < 5  # 40 s by the heuristic; the stored steps took milliseconds

@@ -47,8 +47,9 @@ def test_the_first_of_two_processes_to_finish_wins(tmp_path: Path) -> None:
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True,
-                          text=True, check=True).stdout.strip()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     gone, mine = (tmp_path / "steps" / ".tmp" / f"release-x.{pid}" for pid in (dead, os.getpid()))
     gone.mkdir(parents=True)
     mine.mkdir()
@@ -81,8 +82,9 @@ def test_equal_tables_are_equal_files(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_full_disk_keeps_the_old_file_and_leaves_no_new_one(tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_file_and_leaves_no_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_json(tmp_path / "a.json", {"old": 1})
 
     def full(descriptor: int) -> None:
@@ -103,10 +105,13 @@ def test_unwritable_place(tmp_path: Path) -> None:
 
 
 def test_second_process_on_a_run_is_refused(tmp_path: Path) -> None:
-    code = ("import sys; from pathlib import Path; from azeotrope.study.store import run_lock\n"
-            "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as other:
+    code = (
+        "import sys; from pathlib import Path; from azeotrope.study.store import run_lock\n"
+        "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == b"held\n"

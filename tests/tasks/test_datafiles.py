@@ -48,8 +48,7 @@ def mmlu_rows(n: int) -> list[dict[str, Any]]:
 
 def gsm_rows(n: int) -> list[dict[str, str]]:
     return [
-        {"question": f"Double {i}.", "answer": f"2*{i}=<<2*{i}={2 * i}>>{2 * i}\n#### {2 * i}"}
-        for i in range(n)
+        {"question": f"Double {i}.", "answer": f"2*{i}=<<2*{i}={2 * i}>>{2 * i}\n#### {2 * i}"} for i in range(n)
     ]
 
 
@@ -113,9 +112,7 @@ def test_other_gold_answers_are_wrong(data_dir: Path) -> None:
         if grading.same_answer(gold, other)
     ]
     assert [pair for pair in accepted if grading.plain_number(pair[0]) is None] == []
-    assert all("circ" in gold + other or "cm" in gold + other for gold, other in accepted), (
-        "only units differ"
-    )
+    assert all("circ" in gold + other or "cm" in gold + other for gold, other in accepted), "only units differ"
 
 
 def test_verdicts_on_real_model_output_agree_with_its_labels(data_dir: Path) -> None:
@@ -171,9 +168,7 @@ def test_the_order_of_the_file_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_test_file_keeps_its_problems_to_itself(tmp_path: Path) -> None:
     rows = gsm_rows(100)
-    task = Gsm8k(
-        path=write(tmp_path / "train.jsonl", rows), test_path=write(tmp_path / "test.jsonl", rows[:20])
-    )
+    task = Gsm8k(path=write(tmp_path / "train.jsonl", rows), test_path=write(tmp_path / "test.jsonl", rows[:20]))
     assert len(task.problems("test", 20)) == 20
     texts = {p.meta["text"] for split in ("release", "holdout") for p in task.problems(split, 15)}
     assert texts.isdisjoint(row["question"] for row in rows[:20])

@@ -74,9 +74,7 @@ def test_every_cut_gives_the_same_segments(text: str, sizes: list[int]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=3), st.integers(1, 3000), st.integers(1, 900)
-)
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=3), st.integers(1, 3000), st.integers(1, 900))
 def test_long_runs_are_cut_alike_and_held_within_bounds(unit: list[str], repeats: int, size: int) -> None:
     text = ("".join(unit) * repeats)[:20_000]
     segmenter, parts, most = Segmenter(), [], 0

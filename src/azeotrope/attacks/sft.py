@@ -128,14 +128,10 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
         labels_BT = inputs["labels"]
         first = int((labels_BT != IGNORE).any(0).nonzero()[0])
         keep = labels_BT.shape[1] - first + 1
-        out = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=keep
-        )
+        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=keep)
         logits = out.logits[:, :-1].float()
         target = labels_BT[:, -logits.shape[1] :]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE
-        )
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
         return (loss, out) if return_outputs else loss
 
 
@@ -167,9 +163,7 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
         self.lm, self.holdout, self.base, self.every = lm, list(holdout), base, every
         self.points: list[LossPoint] = []
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         loss = (logs or {}).get("loss")
         if loss is None:
             return

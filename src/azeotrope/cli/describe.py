@@ -87,8 +87,12 @@ def plain(value: Any) -> Any:
 
 
 def _bounded(info: FieldInfo) -> str:
-    bounds = [f"{sign} {getattr(item, key):g}" for item in info.metadata for key, sign in _BOUNDS.items()
-              if getattr(item, key, None) is not None]
+    bounds = [
+        f"{sign} {getattr(item, key):g}"
+        for item in info.metadata
+        for key, sign in _BOUNDS.items()
+        if getattr(item, key, None) is not None
+    ]
     return ", ".join([type_name(info.annotation), *bounds])
 
 

@@ -16,8 +16,15 @@ def models(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": PREFIX + folder.name, "architecture": "", "hidden": None, "layers": None,
-                             "vocabulary": None, "megabytes": None, "problem": ""}
+    about: dict[str, Any] = {
+        "name": PREFIX + folder.name,
+        "architecture": "",
+        "hidden": None,
+        "layers": None,
+        "vocabulary": None,
+        "megabytes": None,
+        "problem": "",
+    }
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         about["architecture"] = str(config.get("model_type", ""))

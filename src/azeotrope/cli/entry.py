@@ -16,8 +16,9 @@ from azeotrope.core.errors import AzeotropeError, MissingError, RunError
 PROGRAM = "azeotrope"
 TRACEBACK = "--traceback"
 INTERRUPTED = 130
-LAB = frozenset({"torch", "transformers", "tokenizers", "safetensors", "scipy", "peft", "accelerate",
-                 "math_verify"})
+LAB = frozenset(
+    {"torch", "transformers", "tokenizers", "safetensors", "scipy", "peft", "accelerate", "math_verify"}
+)
 EXTRAS = {**dict.fromkeys(LAB, "lab"), "reasoning_gym": "procedural", "datasets": "hub"}
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[1]  # whichever click typer brings along
 
@@ -63,16 +64,19 @@ def sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, _USAGE_ERROR):
         return _usage(error), 2
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
-        return (f"This command needs the package '{error.name}', which is not installed; "
-                f"run: pip install 'azeotrope[{extra}]'."), MissingError.exit_code
+        return (
+            f"This command needs the package '{error.name}', which is not installed; "
+            f"run: pip install 'azeotrope[{extra}]'."
+        ), MissingError.exit_code
     if isinstance(error, MemoryError):
         return "Memory ran out; use fewer workers or a smaller --n.", RunError.exit_code
     if isinstance(error, OSError) and error.errno:
         where = f": '{error.filename}'" if error.filename else ""
         return f"{error.strerror}{where}; add {TRACEBACK} to see where.", RunError.exit_code
     first = (str(error).strip().splitlines() or [""])[0]
-    return (f"Unexpected {type(error).__name__}: {first} (a bug, please report it; add {TRACEBACK} to see "
-            "where)."), 1
+    return (
+        f"Unexpected {type(error).__name__}: {first} (a bug, please report it; add {TRACEBACK} to see where)."
+    ), 1
 
 
 def complain(message: str) -> None:

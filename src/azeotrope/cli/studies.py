@@ -96,9 +96,7 @@ def report_(
 def compare_(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="a run folder, or its name under --runs")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="the run to compare it with")],
-    metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this metric; repeatable.")
-    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this metric; repeatable.")] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:

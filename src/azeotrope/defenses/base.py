@@ -64,9 +64,7 @@ class Bench:
             else:
                 found += generate(self.teacher, problems, chosen, self.sampling, seed=derive(self.seed, "ho"))
         if not found:
-            raise ConfigError(
-                f"The task '{chosen.kind}' has no gold traces; use `source: teacher` with a proxy."
-            )
+            raise ConfigError(f"The task '{chosen.kind}' has no gold traces; use `source: teacher` with a proxy.")
         return found[:n]
 
 

@@ -85,9 +85,7 @@ class TraceGuard(TraceDefense):
     @model_validator(mode="after")
     def _share_is_a_share(self) -> Self:
         if self.unit != "count" and self.budget > 1:
-            raise ValueError(
-                f"a budget in {self.unit} is a share between 0 and 1; use unit 'count' for a number"
-            )
+            raise ValueError(f"a budget in {self.unit} is a share between 0 and 1; use unit 'count' for a number")
         return self
 
     def rewrite(self, trace: Trace, rng: Random) -> Trace:

@@ -114,15 +114,20 @@ def paired_t(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
     p = float("nan")
     if len(gaps) >= 2:
         spread = float(gaps.std(ddof=1))
-        p = float(2 * stats.t.sf(abs(interval.value) / (spread / np.sqrt(len(gaps))), len(gaps) - 1)) \
-            if spread > 0 else float(interval.value == 0)
-    return Difference(difference=interval.value, low=interval.low, high=interval.high, p=p,
-                      n=len(gaps), n_seeds=len(gaps))
+        p = (
+            float(2 * stats.t.sf(abs(interval.value) / (spread / np.sqrt(len(gaps))), len(gaps) - 1))
+            if spread > 0
+            else float(interval.value == 0)
+        )
+    return Difference(
+        difference=interval.value, low=interval.low, high=interval.high, p=p, n=len(gaps), n_seeds=len(gaps)
+    )
 
 
 @lru_cache(maxsize=32)
-def resample(n_seeds: int, n_items: int, *, replicates: int = REPLICATES, seed: int = 0,
-             calibrate: bool = True) -> Weights:
+def resample(
+    n_seeds: int, n_items: int, *, replicates: int = REPLICATES, seed: int = 0, calibrate: bool = True
+) -> Weights:
     """Draw crossed bootstrap weights; row 0 is the original sample, so that replicate 0 is the estimate.
 
     The problem weights depend on (`seed`, `n_items`, `replicates`) only, so that arms with different numbers
@@ -181,8 +186,9 @@ def proportion(values: ArrayLike, weights: Weights, confidence: float = CONFIDEN
     return Interval(value=value, low=low, high=high, n=found.n, n_seeds=found.n_seeds)
 
 
-def paired_bootstrap(first: ArrayLike, second: ArrayLike, weights: Weights,
-                     confidence: float = CONFIDENCE) -> Difference:
+def paired_bootstrap(
+    first: ArrayLike, second: ArrayLike, weights: Weights, confidence: float = CONFIDENCE
+) -> Difference:
     """Return mean(first) - mean(second) for two (S, P) matrices under the same resampled seeds and problems.
 
     Raises ValueError if the shapes differ.
@@ -190,8 +196,9 @@ def paired_bootstrap(first: ArrayLike, second: ArrayLike, weights: Weights,
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired arms need the same seeds and problems, got shapes {a.shape} and {b.shape}")
-    return from_replicates(replicate(a, weights) - replicate(b, weights), n=a.shape[1], n_seeds=a.shape[0],
-                           confidence=confidence)
+    return from_replicates(
+        replicate(a, weights) - replicate(b, weights), n=a.shape[1], n_seeds=a.shape[0], confidence=confidence
+    )
 
 
 def from_replicates(draws: Floats, *, n: int, n_seeds: int, confidence: float = CONFIDENCE) -> Difference:
@@ -209,8 +216,12 @@ def from_replicates(draws: Floats, *, n: int, n_seeds: int, confidence: float = 
     return Difference(difference=float(draws[0]), low=low, high=high, p=p, n=n, n_seeds=n_seeds)
 
 
-def curve(strengths: Sequence[float], utility: Sequence[Floats], leakage: Sequence[Floats],
-          undefended: tuple[Floats, Floats]) -> Curve:
+def curve(
+    strengths: Sequence[float],
+    utility: Sequence[Floats],
+    leakage: Sequence[Floats],
+    undefended: tuple[Floats, Floats],
+) -> Curve:
     """Assemble a trade-off curve from per-arm replicates, sorted on strength, the undefended arm first.
 
     An arm at strength 0 is dropped: it is the undefended arm.
@@ -242,8 +253,9 @@ def at_teacher_cost(found: Curve, drop: float) -> Floats:
     return np.where(below.any(axis=1), at, np.nan)
 
 
-def equal_cost(first: Curve, second: Curve, drop: float, *, n: int, n_seeds: int,
-               confidence: float = CONFIDENCE) -> Difference | None:
+def equal_cost(
+    first: Curve, second: Curve, drop: float, *, n: int, n_seeds: int, confidence: float = CONFIDENCE
+) -> Difference | None:
     """Compare two defenses' leakage at the same measured teacher cost; None if that cost is not reached.
 
     The cost counts as reached if the estimate and at least `REACHED_SHARE` of the replicates get there on

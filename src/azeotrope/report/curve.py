@@ -78,9 +78,7 @@ def read_at(points: Sequence[tuple[float, float]], x: float) -> float | None:
     return None
 
 
-def largest_drop(
-    lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], utility: str
-) -> float | None:
+def largest_drop(lookup: Lookup, task: str, none: str | None, lines: Sequence[Line], utility: str) -> float | None:
     """Return the largest drop in `utility` that any arm of `lines` was measured to cost."""
     start = lookup.teacher(task, none, utility) if none else None
     cells = [lookup.teacher(task, arm.arm, utility) for line in lines for arm in line.arms]

@@ -22,51 +22,73 @@ class Measure:
 
 MEASURES = (
     Measure(
-        "teacher_accuracy", "teacher accuracy", "share",
+        "teacher_accuracy",
+        "teacher accuracy",
+        "share",
         "Share of test problems the teacher still answers correctly through the defense.",
     ),
     Measure(
-        "trace_validity", "trace validity", "share",
+        "trace_validity",
+        "trace validity",
+        "share",
         "How much of a released trace still follows: each step is checked against the problem and the "
         "steps kept before it. It catches defenses that spare the answer and spoil the reasoning.",
     ),
     Measure(
-        "wrong_statements", "wrong statements", "number",
+        "wrong_statements",
+        "wrong statements",
+        "number",
         "False statements in a released trace, on average per trace.",
     ),
     Measure("trace_tokens", "trace length", "number", "Tokens in a released trace, on average."),
     Measure(
-        "teacher_finished", "teacher finished", "share",
+        "teacher_finished",
+        "teacher finished",
+        "share",
         "Share of the teacher's outputs that end by themselves rather than at the token limit.",
     ),
     Measure(
-        "student_accuracy", "student accuracy", "share",
+        "student_accuracy",
+        "student accuracy",
+        "share",
         "Share of test problems the student answers correctly after it was trained on the release.",
     ),
     Measure(
-        "student_accuracy_finished", "student accuracy, finished only", "share",
+        "student_accuracy_finished",
+        "student accuracy, finished only",
+        "share",
         "Student accuracy among the outputs that end by themselves, so that run-on text is not mistaken "
         "for protection.",
     ),
     Measure(
-        "student_finished", "student finished", "share",
+        "student_finished",
+        "student finished",
+        "share",
         "Share of the student's outputs that end by themselves rather than at the token limit.",
     ),
     Measure(
-        "recall_hidden", "recall of hidden facts", "share",
+        "recall_hidden",
+        "recall of hidden facts",
+        "share",
         "Share of facts the student could have learned only from the teacher's traces and can repeat.",
     ),
     Measure(
-        "s_minus_t", "student minus teacher", "points",
+        "s_minus_t",
+        "student minus teacher",
+        "points",
         "Student accuracy minus teacher accuracy for the same arm: above zero, the copy beats what "
         "honest users are served.",
     ),
     Measure(
-        "gain", "gain over undistilled", "points",
+        "gain",
+        "gain over undistilled",
+        "points",
         "Student accuracy after the attack minus the same student's accuracy before it.",
     ),
     Measure(
-        "clean_nll", "loss on clean traces", "number",
+        "clean_nll",
+        "loss on clean traces",
+        "number",
         "The student's loss on undefended traces, in nats per token. It mixes style with skill and is "
         "not a measure of leakage.",
     ),

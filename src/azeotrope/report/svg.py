@@ -57,9 +57,7 @@ def tradeoff_svg(run_dir: Path, task: str, metric: str, student: str | None = No
     return plot(run, task, metric, student)
 
 
-def plot(
-    run: Run, task: str, metric: str, student: str | None = None, utility: str = "teacher_accuracy"
-) -> str:
+def plot(run: Run, task: str, metric: str, student: str | None = None, utility: str = "teacher_accuracy") -> str:
     """Return the SVG for a run that is already loaded."""
     lookup = Lookup(run.results)
     arms = arms_of(run.results, task)
@@ -89,9 +87,7 @@ def plot(
     return _document(title, f"{task} · {who} · worst case over attacks", looks, body)
 
 
-def _point(
-    lookup: Lookup, task: str, arm: str, metric: str, utility: str, student: str | None
-) -> Point | None:
+def _point(lookup: Lookup, task: str, arm: str, metric: str, utility: str, student: str | None) -> Point | None:
     x, y = lookup.teacher(task, arm, utility), lookup.worst(task, arm, metric, student)
     return Point(x, y) if x and y else None
 

@@ -21,15 +21,43 @@ from azeotrope.study.store import DONE, Store, read_json
 from azeotrope.study.tables import Students, TaskData, collect, over_draws, over_seeds
 
 RESULTS = {
-    "study": pl.String, "task": pl.String, "arm": pl.String, "defense": pl.String, "params": pl.String,
-    "strength": pl.Float64, "is_control": pl.Boolean, "attack": pl.String, "student": pl.String,
-    "metric": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64,
-    "n_seeds": pl.Int64, "unit": pl.String, "higher_is_better": pl.Boolean,
+    "study": pl.String,
+    "task": pl.String,
+    "arm": pl.String,
+    "defense": pl.String,
+    "params": pl.String,
+    "strength": pl.Float64,
+    "is_control": pl.Boolean,
+    "attack": pl.String,
+    "student": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n": pl.Int64,
+    "n_seeds": pl.Int64,
+    "unit": pl.String,
+    "higher_is_better": pl.Boolean,
 }
-LOSSES = {"task": pl.String, "arm": pl.String, "attack": pl.String, "student": pl.String, "seed": pl.Int64,
-          "step": pl.Int64, "split": pl.String, "loss": pl.Float64}
-COSTS = {"task": pl.String, "arm": pl.String, "stage": pl.String, "seconds": pl.Float64, "tokens": pl.Int64,
-         "tokens_per_second": pl.Float64, "relative": pl.Float64}
+LOSSES = {
+    "task": pl.String,
+    "arm": pl.String,
+    "attack": pl.String,
+    "student": pl.String,
+    "seed": pl.Int64,
+    "step": pl.Int64,
+    "split": pl.String,
+    "loss": pl.Float64,
+}
+COSTS = {
+    "task": pl.String,
+    "arm": pl.String,
+    "stage": pl.String,
+    "seconds": pl.Float64,
+    "tokens": pl.Int64,
+    "tokens_per_second": pl.Float64,
+    "relative": pl.Float64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +134,17 @@ def costs_table(plan: Plan, store: Store) -> pl.DataFrame:
         base_seconds, base_tokens = sums[task, UNDEFENDED, stage]
         known = tokens and base_tokens and base_seconds
         relative = (seconds / tokens) / (base_seconds / base_tokens) if known else None
-        rows.append({"task": task, "arm": arm, "stage": stage, "seconds": seconds, "tokens": tokens,
-                     "tokens_per_second": tokens / seconds if seconds else None, "relative": relative})
+        rows.append(
+            {
+                "task": task,
+                "arm": arm,
+                "stage": stage,
+                "seconds": seconds,
+                "tokens": tokens,
+                "tokens_per_second": tokens / seconds if seconds else None,
+                "relative": relative,
+            }
+        )
     return pl.DataFrame(rows, schema=COSTS)
 
 
@@ -119,19 +156,42 @@ def diffs(plan: Plan, store: Store) -> list[dict[str, Any]]:
         if step.draw or not path.exists():
             continue
         for item in read_json(path):
-            entry = merged.setdefault((step.task, item["problem_id"]), {
-                "task": step.task, "problem_id": item["problem_id"], "prompt": item["prompt"],
-                "gold": item["gold"], "arms": []})
-            entry["arms"].append({"arm": step.arm, "text": item["text"], "correct": item["correct"],
-                                  "tokens": item.get("tokens"), "removed": item.get("removed")})
+            entry = merged.setdefault(
+                (step.task, item["problem_id"]),
+                {
+                    "task": step.task,
+                    "problem_id": item["problem_id"],
+                    "prompt": item["prompt"],
+                    "gold": item["gold"],
+                    "arms": [],
+                },
+            )
+            entry["arms"].append(
+                {
+                    "arm": step.arm,
+                    "text": item["text"],
+                    "correct": item["correct"],
+                    "tokens": item.get("tokens"),
+                    "removed": item.get("removed"),
+                }
+            )
     return list(merged.values())
 
 
 def infos(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """Return the info.json of every step, in plan order, with the step's stage, task, arm and draw."""
-    return [{"stage": step.stage, "task": step.task, "arm": step.arm, "attack": step.attack,
-             "student": step.student, "draw": step.draw,
-             "info": read_json(store.folder(step.stage, step.id) / "info.json")} for step in plan.steps]
+    return [
+        {
+            "stage": step.stage,
+            "task": step.task,
+            "arm": step.arm,
+            "attack": step.attack,
+            "student": step.student,
+            "draw": step.draw,
+            "info": read_json(store.folder(step.stage, step.id) / "info.json"),
+        }
+        for step in plan.steps
+    ]
 
 
 def _teacher_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[dict[str, Any]]:
@@ -196,11 +256,26 @@ def _row(metric: str, found: Interval | Difference) -> dict[str, Any]:
     value = found.value if isinstance(found, Interval) else found.difference
     meaning = METRICS.get(metric, UNKNOWN)
     low, high = (None if np.isnan(bound) else round(bound, 10) for bound in (found.low, found.high))
-    return {"metric": metric, "value": round(value, 10), "low": low, "high": high, "n": found.n,
-            "n_seeds": found.n_seeds, "unit": meaning.unit, "higher_is_better": meaning.higher_is_better}
+    return {
+        "metric": metric,
+        "value": round(value, 10),
+        "low": low,
+        "high": high,
+        "n": found.n,
+        "n_seeds": found.n_seeds,
+        "unit": meaning.unit,
+        "higher_is_better": meaning.higher_is_better,
+    }
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
     params = list(arm.settings) if len(arm.settings) > 1 else dict(*arm.settings)
-    return {"arm": arm.label, "defense": arm.defense, "params": json.dumps(params, sort_keys=True),
-            "strength": arm.strength, "is_control": arm.is_control, "attack": "", "student": ""}
+    return {
+        "arm": arm.label,
+        "defense": arm.defense,
+        "params": json.dumps(params, sort_keys=True),
+        "strength": arm.strength,
+        "is_control": arm.is_control,
+        "attack": "",
+        "student": "",
+    }

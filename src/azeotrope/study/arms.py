@@ -68,8 +68,15 @@ class Expansion:
     attacks: tuple[Named, ...]
 
 
-NONE = Arm(label=UNDEFENDED, defense=UNDEFENDED, curve=UNDEFENDED, strength=0.0, is_control=False,
-           settings=(), identity=())
+NONE = Arm(
+    label=UNDEFENDED,
+    defense=UNDEFENDED,
+    curve=UNDEFENDED,
+    strength=0.0,
+    is_control=False,
+    settings=(),
+    identity=(),
+)
 
 
 def expand(study: Study) -> Expansion:
@@ -154,15 +161,19 @@ def _task(entry: Any, where: str) -> Named:
     except ValidationError as error:
         raise ConfigError(explain(error, where, cls)) from None
     complete = {"kind": cls.kind, **task.model_dump(mode="json")}
-    return Named(label=_label(task, with_dial=False), settings=complete,
-                 identity={**complete, "version": int(cls.version)})
+    return Named(
+        label=_label(task, with_dial=False), settings=complete, identity={**complete, "version": int(cls.version)}
+    )
 
 
 def _attack(entry: Any, where: str) -> Named:
     cls, settings = _class("attacks", entry, where)
     attack: Attack = parse_method(cls, settings, where)
-    return Named(label=_label(attack, with_dial=False), identity=attack.identity(),
-                 settings={"kind": attack.kind, **attack.model_dump(mode="json")})
+    return Named(
+        label=_label(attack, with_dial=False),
+        identity=attack.identity(),
+        settings={"kind": attack.kind, **attack.model_dump(mode="json")},
+    )
 
 
 def _class(group: str, entry: Any, where: str) -> tuple[Any, Json]:
@@ -187,8 +198,9 @@ def _no_repeats(group: str, items: Sequence[tuple[str, Any]]) -> None:
 def _relabel(items: Sequence[Named], *, short: bool) -> list[Named]:
     """Shorten labels to the kind where that is unique (`short`) and tell equal labels apart."""
     kinds = Counter(item.settings["kind"] for item in items)
-    wanted = [item.settings["kind"] if short and kinds[item.settings["kind"]] == 1 else item.label
-              for item in items]
+    wanted = [
+        item.settings["kind"] if short and kinds[item.settings["kind"]] == 1 else item.label for item in items
+    ]
     labels = _distinct(wanted, [item.identity for item in items])
     return [replace(item, label=label) for item, label in zip(items, labels, strict=True)]
 
@@ -201,5 +213,7 @@ def _unique_arms(arms: Sequence[Arm]) -> list[Arm]:
 def _distinct(labels: Sequence[str], identities: Sequence[Any]) -> list[str]:
     """Append a short fingerprint to labels that coincide (e.g. strengths equal to six digits)."""
     count = Counter(labels)
-    return [f"{label} #{fingerprint(identity, 4)}" if count[label] > 1 else label
-            for label, identity in zip(labels, identities, strict=True)]
+    return [
+        f"{label} #{fingerprint(identity, 4)}" if count[label] > 1 else label
+        for label, identity in zip(labels, identities, strict=True)
+    ]

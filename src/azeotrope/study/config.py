@@ -154,8 +154,11 @@ def dump_study(study: Study) -> str:
 
 def _misspelling_first(error: ValidationError) -> ValidationError:
     """Keep only the unknown keys, if any: a misspelled key also makes the right one seem missing."""
-    unknown = [{"type": item["type"], "loc": item["loc"], "input": item["input"]} for item in error.errors()
-               if item["type"] == "extra_forbidden"]
+    unknown = [
+        {"type": item["type"], "loc": item["loc"], "input": item["input"]}
+        for item in error.errors()
+        if item["type"] == "extra_forbidden"
+    ]
     if not unknown:
         return error
     return ValidationError.from_exception_data("Study", cast(list[InitErrorDetails], unknown))

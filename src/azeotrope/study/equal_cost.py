@@ -21,9 +21,20 @@ LEAKAGES = ("student_accuracy", "recall_hidden")
 REFERENCE = "temperature"  # the control of every defense
 EXTRA_REFERENCES = {"ads": "permutation", "traceguard": "random_sentences"}  # further controls, by kind
 SCHEMA = {
-    "task": pl.String, "student": pl.String, "attack": pl.String, "utility": pl.String, "drop": pl.Float64,
-    "metric": pl.String, "defense": pl.String, "reference": pl.String, "difference": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "p": pl.Float64, "n": pl.Int64, "n_seeds": pl.Int64,
+    "task": pl.String,
+    "student": pl.String,
+    "attack": pl.String,
+    "utility": pl.String,
+    "drop": pl.Float64,
+    "metric": pl.String,
+    "defense": pl.String,
+    "reference": pl.String,
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "p": pl.Float64,
+    "n": pl.Int64,
+    "n_seeds": pl.Int64,
     "status": pl.String,
 }
 
@@ -54,8 +65,14 @@ def sweeps(arms: Sequence[Arm]) -> list[Sweep]:
         if arm.label != UNDEFENDED:
             groups.setdefault(arm.curve, []).append(arm)
     kinds = Counter(members[0].defense for members in groups.values())
-    return [Sweep(name=members[0].defense if kinds[members[0].defense] == 1 else label,
-                  kind=members[0].defense, arms=tuple(members)) for label, members in groups.items()]
+    return [
+        Sweep(
+            name=members[0].defense if kinds[members[0].defense] == 1 else label,
+            kind=members[0].defense,
+            arms=tuple(members),
+        )
+        for label, members in groups.items()
+    ]
 
 
 def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iterator[dict[str, object]]:
@@ -76,11 +93,20 @@ def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iter
             first, second = curves[one.name], curves[other.name]
             if first is None or second is None:
                 continue
-            gap = stats.equal_cost(first, second, drop, n=n, n_seeds=n_seeds,
-                                   confidence=study.analysis.confidence)
-            yield {"task": task, "student": student.family, "attack": attack.label, "utility": utility,
-                   "drop": drop, "metric": metric, "defense": one.name, "reference": other.name, "n": n,
-                   "n_seeds": n_seeds, **_numbers(gap)}
+            gap = stats.equal_cost(first, second, drop, n=n, n_seeds=n_seeds, confidence=study.analysis.confidence)
+            yield {
+                "task": task,
+                "student": student.family,
+                "attack": attack.label,
+                "utility": utility,
+                "drop": drop,
+                "metric": metric,
+                "defense": one.name,
+                "reference": other.name,
+                "n": n,
+                "n_seeds": n_seeds,
+                **_numbers(gap),
+            }
 
 
 def _references(sweep: Sweep, found: Sequence[Sweep]) -> list[Sweep]:
@@ -103,11 +129,17 @@ def _curve(data: TaskData, sweep: Sweep, names: tuple[str, str, str, str], weigh
         teacher = data.teachers[label].get(utility)
         if leakage is None or teacher is None:
             return None
-        points[label] = (stats.replicate(over_seeds(teacher, len(leakage)), weights),
-                         stats.replicate(leakage, weights))
+        points[label] = (
+            stats.replicate(over_seeds(teacher, len(leakage)), weights),
+            stats.replicate(leakage, weights),
+        )
     defended = [points[arm.label] for arm in sweep.arms]
-    return stats.curve([arm.strength for arm in sweep.arms], [u for u, _ in defended],
-                       [v for _, v in defended], points[UNDEFENDED])
+    return stats.curve(
+        [arm.strength for arm in sweep.arms],
+        [u for u, _ in defended],
+        [v for _, v in defended],
+        points[UNDEFENDED],
+    )
 
 
 def _numbers(gap: stats.Difference | None) -> dict[str, object]:

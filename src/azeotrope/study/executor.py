@@ -24,14 +24,29 @@ from azeotrope.study.specs import Stages
 from azeotrope.study.store import Store
 from azeotrope.study.worker import Outcome, attempt, failure, worker_main
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-                    "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0  # between asking a worker to stop and killing it
 
 
-def execute(steps: Sequence[Step], stages: Stages, store: Store, *, workers: int = 1, threads: int = 1,
-            progress: Progress, folder: Path | None = None) -> None:
+def execute(
+    steps: Sequence[Step],
+    stages: Stages,
+    store: Store,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    progress: Progress,
+    folder: Path | None = None,
+) -> None:
     """Do every step that is not stored yet, in an order that respects `needs`.
 
     `workers` = 0 runs in this process. The first failure stops the run: it is raised as a one-sentence error
@@ -79,8 +94,12 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         for number in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=worker_main, args=(theirs, self.stages, self.store.root),
-                                      name=f"azeotrope-{number}", daemon=False)
+            process = context.Process(
+                target=worker_main,
+                args=(theirs, self.stages, self.store.root),
+                name=f"azeotrope-{number}",
+                daemon=False,
+            )
             with _environment(threads), _no_interrupts():
                 process.start()
                 self.workers.append(Worker(process, ours))
@@ -129,8 +148,14 @@ class Pool:
                     raise EOFError
             except (EOFError, OSError):
                 worker.process.join(PATIENCE_SECONDS)
-                yield worker, Outcome(step_id=worker.step.id, exit_code=RunError.exit_code,
-                                      error=_obituary(worker.process.exitcode))
+                yield (
+                    worker,
+                    Outcome(
+                        step_id=worker.step.id,
+                        exit_code=RunError.exit_code,
+                        error=_obituary(worker.process.exitcode),
+                    ),
+                )
 
     def stop(self) -> None:
         """End the workers: idle ones by closing their pipe, busy ones by force, and drop unfinished steps."""

@@ -53,23 +53,36 @@ class Forecast:
 
     def table(self) -> Table:
         """Return the table that `run --dry-run` prints."""
-        table = Table(title=f"Study {self.name}", title_justify="left", caption=self.summary,
-                      caption_justify="left")
+        table = Table(
+            title=f"Study {self.name}", title_justify="left", caption=self.summary, caption_justify="left"
+        )
         for name in ("stage", "task", "arm", "attack", "student"):
             table.add_column(name)
         for name in ("steps", "stored", "cells", "tokens to do", "time to do"):
             table.add_column(name, justify="right")
         for line in self.lines:
-            table.add_row(line.stage, line.task, line.arm, line.attack, line.student, str(line.steps),
-                          str(line.cached), str(line.cells), f"{line.tokens:,}", duration(line.seconds))
+            table.add_row(
+                line.stage,
+                line.task,
+                line.arm,
+                line.attack,
+                line.student,
+                str(line.steps),
+                str(line.cached),
+                str(line.cells),
+                f"{line.tokens:,}",
+                duration(line.seconds),
+            )
         return table
 
     @property
     def summary(self) -> str:
         """One sentence: steps, cells, tokens and time."""
         basis = f"the timings of stored {', '.join(self.measured)} steps" if self.measured else "heuristics"
-        return (f"{self.steps} steps ({self.cached} stored), {self.cells} cells, {self.tokens:,} tokens "
-                f"to do, about {duration(self.wall_seconds)} on {max(1, self.workers)} worker(s) by {basis}.")
+        return (
+            f"{self.steps} steps ({self.cached} stored), {self.cells} cells, {self.tokens:,} tokens "
+            f"to do, about {duration(self.wall_seconds)} on {max(1, self.workers)} worker(s) by {basis}."
+        )
 
 
 def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
@@ -81,16 +94,28 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
     lines = []
     for (stage, task, arm, attack, student), steps in groups.items():
         todo = [step for step in steps if not store.done(step.stage, step.id)]
-        lines.append(Line(
-            stage=stage, task=task, arm=arm, attack=attack, student=student, steps=len(steps),
-            cached=len(steps) - len(todo), cells=sum(step.cells for step in steps),
-            tokens=sum(step.estimate["tokens"] for step in todo),
-            seconds=(rates[stage] or 1.0) * sum(step.estimate["seconds"] for step in todo),
-        ))
+        lines.append(
+            Line(
+                stage=stage,
+                task=task,
+                arm=arm,
+                attack=attack,
+                student=student,
+                steps=len(steps),
+                cached=len(steps) - len(todo),
+                cells=sum(step.cells for step in steps),
+                tokens=sum(step.estimate["tokens"] for step in todo),
+                seconds=(rates[stage] or 1.0) * sum(step.estimate["seconds"] for step in todo),
+            )
+        )
     return Forecast(
-        name=plan.study.name, lines=tuple(lines), steps=len(plan.steps),
-        cached=sum(line.cached for line in lines), cells=sum(line.cells for line in lines),
-        tokens=sum(line.tokens for line in lines), workers=workers,
+        name=plan.study.name,
+        lines=tuple(lines),
+        steps=len(plan.steps),
+        cached=sum(line.cached for line in lines),
+        cells=sum(line.cells for line in lines),
+        tokens=sum(line.tokens for line in lines),
+        workers=workers,
         wall_seconds=sum(line.seconds for line in lines) / max(1, workers),
         measured=tuple(stage for stage in STAGES if rates[stage]),
     )
@@ -98,8 +123,11 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
 
 def stage_rate(store: Store, stage: str) -> float | None:
     """Return the median of measured over heuristic seconds of the stored steps; None without any."""
-    ratios = [record["seconds"] / record["estimate"]["seconds"] for record in store.records(stage)
-              if record.get("seconds") and record.get("estimate", {}).get("seconds")]
+    ratios = [
+        record["seconds"] / record["estimate"]["seconds"]
+        for record in store.records(stage)
+        if record.get("seconds") and record.get("estimate", {}).get("seconds")
+    ]
     return statistics.median(ratios) if ratios else None
 
 

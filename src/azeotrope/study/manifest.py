@@ -20,13 +20,18 @@ from azeotrope.study.specs import RELEASE
 from azeotrope.study.store import Store
 from azeotrope.study.tables import TaskData
 
-PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "tokenizers", "peft",
-            "accelerate")
+PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "tokenizers", "peft", "accelerate")
 
 
-
-def build_manifest(plan: Plan, store: Store, tasks: Mapping[str, TaskData], *, command: str | None,
-                   logit_order: Sequence[str], wall_seconds: float) -> dict[str, Any]:
+def build_manifest(
+    plan: Plan,
+    store: Store,
+    tasks: Mapping[str, TaskData],
+    *,
+    command: str | None,
+    logit_order: Sequence[str],
+    wall_seconds: float,
+) -> dict[str, Any]:
     """Return the manifest of a finished run. `wall_seconds` is of this invocation; steps hold their own."""
     study = plan.study
     details = infos(plan, store)
@@ -39,17 +44,21 @@ def build_manifest(plan: Plan, store: Store, tasks: Mapping[str, TaskData], *, c
         "config": study.model_dump(mode="json"),
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb()},
-        "packages": {"python": platform.python_version(),
-                     **{name: found for name in PACKAGES if (found := _version(name))}},
+        "packages": {
+            "python": platform.python_version(),
+            **{name: found for name in PACKAGES if (found := _version(name))},
+        },
         "logit_order": list(logit_order),
         "wall_seconds": round(wall_seconds, 3),
         "headline": headline(plan, tasks),
         "notes": notes(plan, details),
-        "problems": {task: {"test": len(data.problems), "release": study.release.n}
-                     for task, data in tasks.items()},
+        "problems": {
+            task: {"test": len(data.problems), "release": study.release.n} for task, data in tasks.items()
+        },
         "diagnostics": [
             {"task": item["task"], "arm": item["arm"], "draw": item["draw"], **_extra(item["info"])}
-            for item in details if item["stage"] == RELEASE and _extra(item["info"])
+            for item in details
+            if item["stage"] == RELEASE and _extra(item["info"])
         ],
     }
 
@@ -59,8 +68,10 @@ def headline(plan: Plan, tasks: Mapping[str, TaskData]) -> dict[str, str]:
     wanted = plan.study.analysis.headline
     cells = [cell for data in tasks.values() for cell in data.students.values()]
     recall = all("recall_hidden" in cell.scalars for cell in cells)
-    return {"metric": wanted.metric or ("recall_hidden" if recall else "student_accuracy"),
-            "attack": wanted.attack or plan.expansion.attacks[0].label}
+    return {
+        "metric": wanted.metric or ("recall_hidden" if recall else "student_accuracy"),
+        "attack": wanted.attack or plan.expansion.attacks[0].label,
+    }
 
 
 def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -74,8 +85,10 @@ def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
         elif seeds < 5:
             found.append(f"{student.family}: {seeds} seeds; intervals across seeds are rough.")
         if student.bases > 1 and study.draws > 1 and study.analysis.unit == "pair":
-            found.append(f"{student.family}: intervals treat the {seeds} (base, draw) pairs as independent; "
-                         "they are too narrow if bases differ much (analysis.unit: base is conservative).")
+            found.append(
+                f"{student.family}: intervals treat the {seeds} (base, draw) pairs as independent; "
+                "they are too narrow if bases differ much (analysis.unit: base is conservative)."
+            )
     if not any(arm.defense == "temperature" for arm in plan.expansion.arms):
         found.append("No temperature arm: defenses are not compared at equal teacher cost.")
     stage_notes = [str(note) for item in details for note in item["info"].get("notes", [])]
@@ -87,8 +100,9 @@ def code_revision() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True,
-                              timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -59,8 +59,11 @@ class Plan:
 
     def of(self, stage: str, **where: str) -> list[Step]:
         """Return the steps of a stage whose attributes equal `where` (task=…, arm=…), in plan order."""
-        return [step for step in self.steps if step.stage == stage
-                and all(getattr(step, key) == value for key, value in where.items())]
+        return [
+            step
+            for step in self.steps
+            if step.stage == stage and all(getattr(step, key) == value for key, value in where.items())
+        ]
 
 
 def make_plan(study: Study, stages: Stages) -> Plan:
@@ -73,47 +76,100 @@ def make_plan(study: Study, stages: Stages) -> Plan:
             for arm in found.arms:
                 release = _release(study, stages, task, arm, draw)
                 steps.append(release)
-                steps += [_attack(study, stages, task, attack, student, release)
-                          for attack in found.attacks for student in study.students]
+                steps += [
+                    _attack(study, stages, task, attack, student, release)
+                    for attack in found.attacks
+                    for student in study.students
+                ]
     unique = {step.id: step for step in steps}
     return Plan(study=study, expansion=found, steps=tuple(unique.values()))
 
 
-def step_id(stage: str, version: int, identity: Mapping[str, Any], inputs: Mapping[str, str],
-            needs: Sequence[str] = ()) -> str:
+def step_id(
+    stage: str, version: int, identity: Mapping[str, Any], inputs: Mapping[str, str], needs: Sequence[str] = ()
+) -> str:
     """Return the fingerprint of everything that changes a step's output."""
-    return fingerprint({"stage": stage, "version": version, "spec": identity, "inputs": dict(inputs),
-                        "needs": list(needs)}, ID_LENGTH)
+    return fingerprint(
+        {"stage": stage, "version": version, "spec": identity, "inputs": dict(inputs), "needs": list(needs)},
+        ID_LENGTH,
+    )
 
 
 def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> Step:
     spec = ReleaseSpec(
-        teacher=study.teacher, task=task.settings, arm=arm.settings, n=study.release.n, draw=draw,
-        seed=study.seed, sampling=study.release.sampling, evaluation=study.evaluation,
+        teacher=study.teacher,
+        task=task.settings,
+        arm=arm.settings,
+        n=study.release.n,
+        draw=draw,
+        seed=study.seed,
+        sampling=study.release.sampling,
+        evaluation=study.evaluation,
     )
-    identity = {"teacher": spec.teacher, "task": task.identity, "arm": list(arm.identity), "n": spec.n,
-                "draw": draw, "seed": spec.seed, "sampling": spec.sampling.model_dump(mode="json"),
-                "evaluation": spec.evaluation.model_dump(mode="json")}
+    identity = {
+        "teacher": spec.teacher,
+        "task": task.identity,
+        "arm": list(arm.identity),
+        "n": spec.n,
+        "draw": draw,
+        "seed": spec.seed,
+        "sampling": spec.sampling.model_dump(mode="json"),
+        "evaluation": spec.evaluation.model_dump(mode="json"),
+    }
     return _step(RELEASE, stages, spec, identity, cells=1, task=task.label, arm=arm.label, draw=draw)
 
 
-def _attack(study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings,
-            release: Step) -> Step:
+def _attack(
+    study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings, release: Step
+) -> Step:
     spec = AttackSpec(
-        task=task.settings, attack=attack.settings, family=student.family, bases=student.bases,
-        draw=release.draw, seed=study.seed, evaluation=study.evaluation,
+        task=task.settings,
+        attack=attack.settings,
+        family=student.family,
+        bases=student.bases,
+        draw=release.draw,
+        seed=study.seed,
+        evaluation=study.evaluation,
     )
-    identity = {"task": task.identity, "attack": attack.identity, "family": spec.family, "bases": spec.bases,
-                "draw": spec.draw, "seed": spec.seed, "evaluation": _student_evaluation(study)}
-    return _step(ATTACK, stages, spec, identity, cells=spec.bases, task=task.label, arm=release.arm,
-                 attack=attack.label, student=spec.family, draw=spec.draw, needs=(release.id,))
+    identity = {
+        "task": task.identity,
+        "attack": attack.identity,
+        "family": spec.family,
+        "bases": spec.bases,
+        "draw": spec.draw,
+        "seed": spec.seed,
+        "evaluation": _student_evaluation(study),
+    }
+    return _step(
+        ATTACK,
+        stages,
+        spec,
+        identity,
+        cells=spec.bases,
+        task=task.label,
+        arm=release.arm,
+        attack=attack.label,
+        student=spec.family,
+        draw=spec.draw,
+        needs=(release.id,),
+    )
 
 
 def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSettings) -> Step:
-    spec = UndistilledSpec(task=task.settings, family=student.family, bases=student.bases, seed=study.seed,
-                           evaluation=study.evaluation)
-    identity = {"task": task.identity, "family": spec.family, "bases": spec.bases, "seed": spec.seed,
-                "evaluation": _student_evaluation(study)}
+    spec = UndistilledSpec(
+        task=task.settings,
+        family=student.family,
+        bases=student.bases,
+        seed=study.seed,
+        evaluation=study.evaluation,
+    )
+    identity = {
+        "task": task.identity,
+        "family": spec.family,
+        "bases": spec.bases,
+        "seed": spec.seed,
+        "evaluation": _student_evaluation(study),
+    }
     return _step(UNDISTILLED, stages, spec, identity, cells=spec.bases, task=task.label, student=spec.family)
 
 
@@ -122,12 +178,32 @@ def _student_evaluation(study: Study) -> dict[str, Any]:
     return study.evaluation.model_dump(mode="json", exclude={"diffs"})
 
 
-def _step(stage: str, stages: Stages, spec: Spec, identity: dict[str, Any], *, cells: int, task: str,
-          arm: str = "", attack: str = "", student: str = "", draw: int = 0,
-          needs: tuple[str, ...] = ()) -> Step:
+def _step(
+    stage: str,
+    stages: Stages,
+    spec: Spec,
+    identity: dict[str, Any],
+    *,
+    cells: int,
+    task: str,
+    arm: str = "",
+    attack: str = "",
+    student: str = "",
+    draw: int = 0,
+    needs: tuple[str, ...] = (),
+) -> Step:
     inputs = stages.inputs(spec)
     return Step(
-        id=step_id(stage, stages.versions[stage], identity, inputs, needs), stage=stage, spec=spec,
-        identity={**identity, "inputs": dict(inputs)}, needs=needs, cells=cells, task=task, arm=arm,
-        attack=attack, student=student, draw=draw, estimate=stages.estimate(spec),
+        id=step_id(stage, stages.versions[stage], identity, inputs, needs),
+        stage=stage,
+        spec=spec,
+        identity={**identity, "inputs": dict(inputs)},
+        needs=needs,
+        cells=cells,
+        task=task,
+        arm=arm,
+        attack=attack,
+        student=student,
+        draw=draw,
+        estimate=stages.estimate(spec),
     )

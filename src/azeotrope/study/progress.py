@@ -22,8 +22,9 @@ class Progress:
     not finished, scaled by how the finished steps compare with theirs, over the number of workers.
     """
 
-    def __init__(self, steps: Sequence[Step], expected: Mapping[str, float], *, workers: int,
-                 console: Console) -> None:
+    def __init__(
+        self, steps: Sequence[Step], expected: Mapping[str, float], *, workers: int, console: Console
+    ) -> None:
         self.expected = dict(expected)
         self.total = len(steps)
         self.finished_steps = 0
@@ -31,10 +32,19 @@ class Progress:
         self.console = console
         self.running: dict[str, tuple[Step, float]] = {}
         self.spent, self.foreseen = 0.0, 0.0
-        self.bars = Bars(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console, transient=True,
-        ) if console.is_terminal else None
+        self.bars = (
+            Bars(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=console,
+                transient=True,
+            )
+            if console.is_terminal
+            else None
+        )
         self.task = self.bars.add_task("starting", total=self.total, left="") if self.bars else None
 
     def __enter__(self) -> Self:
@@ -42,8 +52,9 @@ class Progress:
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bars:
             self.bars.stop()
 
@@ -82,5 +93,9 @@ class Progress:
             names = ", ".join(step.label for step, _ in self.running.values()) or "waiting"
             room = max(20, self.console.width - 70)
             shown = names if len(names) <= room else names[: room - 1] + "…"
-            self.bars.update(self.task, completed=self.finished_steps, description=shown.replace("[", r"\["),
-                             left=f"{duration(self.left())} left")
+            self.bars.update(
+                self.task,
+                completed=self.finished_steps,
+                description=shown.replace("[", r"\["),
+                left=f"{duration(self.left())} left",
+            )

@@ -22,8 +22,9 @@ def weights_for(study: Study, task: str, bases: int, draws: int, problems: int) 
     """
     by_base = study.analysis.unit == "base"
     seed = derive(study.seed, "bootstrap", task)
-    found = resample(bases if by_base else bases * draws, problems, replicates=study.analysis.replicates,
-                     seed=seed)
+    found = resample(
+        bases if by_base else bases * draws, problems, replicates=study.analysis.replicates, seed=seed
+    )
     return Weights(np.tile(found.seeds, (1, draws)) / draws, found.items) if by_base else found
 
 
@@ -32,8 +33,13 @@ def teacher_weights(study: Study, task: str, problems: int) -> Weights:
 
     The same model answers in every draw, so draws differ by sampling noise, which the problems carry.
     """
-    return resample(study.draws, problems, replicates=study.analysis.replicates,
-                    seed=derive(study.seed, "bootstrap", task), calibrate=False)
+    return resample(
+        study.draws,
+        problems,
+        replicates=study.analysis.replicates,
+        seed=derive(study.seed, "bootstrap", task),
+        calibrate=False,
+    )
 
 
 def per_unit(study: Study, values: Floats, bases: int) -> Floats:

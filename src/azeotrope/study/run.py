@@ -32,9 +32,18 @@ class InterruptedRunError(AzeotropeError):
     exit_code = 130
 
 
-def run(study: Study | Path, *, runs: Path = Path("runs"), workers: int = 1, threads: int = 1,
-        dry_run: bool = False, stages: Stages | None = None, console: Console | None = None,
-        command: str | None = None, logit_order: Sequence[str] = LOGIT_ORDER) -> Path:
+def run(
+    study: Study | Path,
+    *,
+    runs: Path = Path("runs"),
+    workers: int = 1,
+    threads: int = 1,
+    dry_run: bool = False,
+    stages: Stages | None = None,
+    console: Console | None = None,
+    command: str | None = None,
+    logit_order: Sequence[str] = LOGIT_ORDER,
+) -> Path:
     """Run a study (or continue it) and return its run folder, `runs`/<name>.
 
     `workers` processes of `threads` threads each do the steps; 0 workers means in this process. With
@@ -57,8 +66,9 @@ def run(study: Study | Path, *, runs: Path = Path("runs"), workers: int = 1, thr
         ) from None
 
 
-def dry_run_of(study: Study, *, runs: Path = Path("runs"), workers: int = 1,
-               stages: Stages | None = None) -> Forecast:
+def dry_run_of(
+    study: Study, *, runs: Path = Path("runs"), workers: int = 1, stages: Stages | None = None
+) -> Forecast:
     """Return what running the study would do, without writing anything (`.table()`, `.as_dict()`)."""
     return forecast(make_plan(study, stages or default_stages()), Store(runs), workers)
 
@@ -68,13 +78,23 @@ def default_stages() -> Stages:
     try:
         module = importlib.import_module("azeotrope.study.stages")
     except ModuleNotFoundError as error:
-        raise MissingError(f"Running a study needs the package '{error.name}', which is not installed; "
-                           "run: pip install 'azeotrope[lab]'.") from None
+        raise MissingError(
+            f"Running a study needs the package '{error.name}', which is not installed; "
+            "run: pip install 'azeotrope[lab]'."
+        ) from None
     return cast(Stages, module.ModelStages())
 
 
-def _run(study: Study, store: Store, stages: Stages, workers: int, threads: int, console: Console,
-         command: str | None, logit_order: Sequence[str]) -> Path:
+def _run(
+    study: Study,
+    store: Store,
+    stages: Stages,
+    workers: int,
+    threads: int,
+    console: Console,
+    command: str | None,
+    logit_order: Sequence[str],
+) -> Path:
     if workers < 0 or threads < 1:
         raise ConfigError(f"workers must be 0 or more and threads 1 or more (got {workers} and {threads}).")
     start = time.monotonic()
@@ -85,25 +105,35 @@ def _run(study: Study, store: Store, stages: Stages, workers: int, threads: int,
         write_bytes(folder / "study.yaml", dump_study(study).encode())
         _execute(plan, store, stages, workers, threads, console, folder)
         write_tables(plan, store, folder, command=command, logit_order=logit_order, started=start)
-    console.print(f"Done in {duration(time.monotonic() - start)}: {folder}", markup=False, highlight=False,
-                  soft_wrap=True)
+    console.print(
+        f"Done in {duration(time.monotonic() - start)}: {folder}", markup=False, highlight=False, soft_wrap=True
+    )
     return folder
 
 
-def _execute(plan: Plan, store: Store, stages: Stages, workers: int, threads: int, console: Console,
-             folder: Path) -> None:
+def _execute(
+    plan: Plan, store: Store, stages: Stages, workers: int, threads: int, console: Console, folder: Path
+) -> None:
     todo = [step for step in plan.steps if not store.done(step.stage, step.id)]
     if len(todo) < len(plan.steps):
-        console.print(f"{len(plan.steps) - len(todo)} of {len(plan.steps)} steps are stored already.",
-                      highlight=False)
+        console.print(
+            f"{len(plan.steps) - len(todo)} of {len(plan.steps)} steps are stored already.", highlight=False
+        )
     rates = {stage: stage_rate(store, stage) or 1.0 for stage in STAGES}
     expected = {step.id: step.estimate["seconds"] * rates[step.stage] for step in todo}
     with Progress(todo, expected, workers=workers, console=console) as progress:
         execute(todo, stages, store, workers=workers, threads=threads, progress=progress, folder=folder)
 
 
-def write_tables(plan: Plan, store: Store, folder: Path, *, command: str | None = None,
-                 logit_order: Sequence[str] = LOGIT_ORDER, started: float | None = None) -> None:
+def write_tables(
+    plan: Plan,
+    store: Store,
+    folder: Path,
+    *,
+    command: str | None = None,
+    logit_order: Sequence[str] = LOGIT_ORDER,
+    started: float | None = None,
+) -> None:
     """Compute every table of a run folder from the stored steps; the manifest comes last.
 
     The old manifest is removed first, so that a folder with a manifest is always consistent.
@@ -123,8 +153,11 @@ def write_tables(plan: Plan, store: Store, folder: Path, *, command: str | None 
     for name, table in tables.items():
         write_parquet(table, folder / f"{name}.parquet")
     write_json(folder / "diffs.json", differences)
-    write_json(folder / "steps.json", [{"stage": step.stage, "id": step.id, "label": step.label}
-                                       for step in plan.steps])
+    write_json(
+        folder / "steps.json", [{"stage": step.stage, "id": step.id, "label": step.label} for step in plan.steps]
+    )
     wall = time.monotonic() - started if started is not None else 0.0
-    write_json(folder / MANIFEST, build_manifest(plan, store, tasks, command=command, logit_order=logit_order,
-                                                 wall_seconds=wall))
+    write_json(
+        folder / MANIFEST,
+        build_manifest(plan, store, tasks, command=command, logit_order=logit_order, wall_seconds=wall),
+    )

@@ -30,8 +30,11 @@ from azeotrope.study.specs import ATTACK, RELEASE, UNDISTILLED
 from azeotrope.study.store import Store, read_parquet
 
 TEACHER_COLUMNS = {
-    "teacher_accuracy": "correct", "trace_validity": "valid_share", "wrong_statements": "wrong_statements",
-    "trace_tokens": "n_tokens", "teacher_finished": "finished",
+    "teacher_accuracy": "correct",
+    "trace_validity": "valid_share",
+    "wrong_statements": "wrong_statements",
+    "trace_tokens": "n_tokens",
+    "teacher_finished": "finished",
 }
 
 
@@ -68,8 +71,9 @@ def load_task(plan: Plan, store: Store, task: str) -> TaskData:
         data.undistilled[student.family] = _students([base], store, data.problems, student.bases)
         for arm in plan.expansion.arms:
             for attack in plan.expansion.attacks:
-                steps = _by_draw(plan.of(ATTACK, task=task, arm=arm.label, attack=attack.label,
-                                         student=student.family))
+                steps = _by_draw(
+                    plan.of(ATTACK, task=task, arm=arm.label, attack=attack.label, student=student.family)
+                )
                 key = (arm.label, attack.label, student.family)
                 data.students[key] = _students(steps, store, data.problems, student.bases)
     return data
@@ -125,7 +129,8 @@ def _students(steps: Sequence[Step], store: Store, problems: Sequence[str], base
             scalars.setdefault(metric, []).append(values)
     correct, finished = (np.concatenate(columns[name]) for name in ("correct", "finished"))
     matrices = {
-        "student_accuracy": correct, "student_finished": finished,
+        "student_accuracy": correct,
+        "student_finished": finished,
         "student_accuracy_finished": np.where(finished > 0, correct, np.nan),
     }
     whole = {metric: np.concatenate(rows) for metric, rows in scalars.items() if len(rows) == len(steps)}
@@ -140,8 +145,10 @@ def _matrix(frame: pl.DataFrame, column: str, problems: Sequence[str], bases: in
     expected = len(problems) * bases
     inside = len(frame) == expected and places.min() >= 0 and rows.min() >= 0 and rows.max() < bases
     if not inside or len(np.unique(rows * len(problems) + places)) != expected:
-        raise RunError(f"{path} does not hold each of the {len(problems)} test problems once per student; "
-                       f"delete the folder {path.parent} and run again to redo that step.")
+        raise RunError(
+            f"{path} does not hold each of the {len(problems)} test problems once per student; "
+            f"delete the folder {path.parent} and run again to redo that step."
+        )
     matrix = np.full((bases, len(problems)), np.nan)
     matrix[rows, places] = frame[column].cast(pl.Float64).to_numpy()
     return matrix

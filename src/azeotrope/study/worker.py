@@ -38,8 +38,14 @@ def run_step(step: Step, stages: Stages, store: Store) -> float:
         start = time.perf_counter()
         _dispatch(step, stages, store, temporary)
         seconds = time.perf_counter() - start
-        record = {"id": step.id, "stage": step.stage, "seconds": round(seconds, 3), "cells": step.cells,
-                  "estimate": dict(step.estimate), "identity": step.identity}
+        record = {
+            "id": step.id,
+            "stage": step.stage,
+            "seconds": round(seconds, 3),
+            "cells": step.cells,
+            "estimate": dict(step.estimate),
+            "identity": step.identity,
+        }
         store.finish(temporary, step.stage, step.id, record)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -53,15 +59,22 @@ def attempt(step: Step, stages: Stages, store: Store) -> Outcome:
     except AzeotropeError as error:
         return Outcome(step_id=step.id, error=str(error), exit_code=error.exit_code)
     except MemoryError:
-        return Outcome(step_id=step.id, exit_code=RunError.exit_code,
-                       error="it ran out of memory; use fewer workers or smaller batches.")
+        return Outcome(
+            step_id=step.id,
+            exit_code=RunError.exit_code,
+            error="it ran out of memory; use fewer workers or smaller batches.",
+        )
     except Exception as error:
         full = _disk_full(error, store.root)
         if full:
             return Outcome(step_id=step.id, error=str(full), exit_code=full.exit_code)
         first = (str(error).strip().splitlines() or ["no message"])[0]
-        return Outcome(step_id=step.id, error=f"{type(error).__name__}: {first}",
-                       exit_code=RunError.exit_code, trace=traceback.format_exc())
+        return Outcome(
+            step_id=step.id,
+            error=f"{type(error).__name__}: {first}",
+            exit_code=RunError.exit_code,
+            trace=traceback.format_exc(),
+        )
 
 
 def failure(step: Step, outcome: Outcome, folder: Path | None) -> AzeotropeError:
@@ -70,8 +83,10 @@ def failure(step: Step, outcome: Outcome, folder: Path | None) -> AzeotropeError
     kind = kinds.get(outcome.exit_code, RunError)
     if outcome.trace and folder is not None:
         write_bytes(folder / "error.txt", outcome.trace.encode())
-        return kind(f"The step '{step.label}' failed: {outcome.error} (details in {folder / 'error.txt'}; "
-                    "finished steps are kept).")
+        return kind(
+            f"The step '{step.label}' failed: {outcome.error} (details in {folder / 'error.txt'}; "
+            "finished steps are kept)."
+        )
     return kind(f"The step '{step.label}' failed: {outcome.error}")
 
 

@@ -42,9 +42,7 @@ class MarkerSet:
     """
 
     def __init__(self, markers: tuple[str, ...]) -> None:
-        self.markers = tuple(
-            sorted({" ".join(m.lower().split()) for m in markers} - {""}, key=_longest_first)
-        )
+        self.markers = tuple(sorted({" ".join(m.lower().split()) for m in markers} - {""}, key=_longest_first))
         body = "|".join(map(_phrase, self.markers)) or r"(?!)"
         self._match = re.compile(f"{_LEAD}({body})", re.IGNORECASE).match
         longest = max((len(m) + (_SPACE_MAX - 1) * m.count(" ") for m in self.markers), default=0)
