@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from azeotrope.models.cache import RoomyCache, RoomyLayer
+from azeotrope.models.cache import RoomyCache, RoomyLayer, capacity
 from azeotrope.models.stepper import Stepper
 from tiny import FAMILIES, path, prompts, tiny
 
@@ -28,9 +28,7 @@ def test_steps_equal_a_full_pass(family: str) -> None:
                 alive = [alive[i] for i in keep.tolist()]
                 stepper.select(keep)
                 trunk.select(keep)
-            outs = [
-                s.prefill(rows) if t == 0 else s.advance(walk[alive, t - 1]) for s in (stepper, trunk)
-            ]
+            outs = [s.prefill(rows) if t == 0 else s.advance(walk[alive, t - 1]) for s in (stepper, trunk)]
             for place, i in enumerate(alive):
                 at = len(rows[i]) - 1 + t
                 assert torch.allclose(outs[0].logits_BV[place], full[i].logits[0, at], atol=1e-5)
@@ -65,13 +63,18 @@ def test_layer_appends_selects_and_drops() -> None:
         new = torch.randn((4, 2, size, 5), generator=generator)
         whole.append(new)
         keys, values = layer.update(new, -new)
-        assert torch.equal(keys, torch.cat(whole, -2))
-        assert torch.equal(values, -torch.cat(whole, -2))
+        stored = torch.cat(whole, -2)
+        size = stored.shape[-2]
+        assert torch.equal(keys[..., :size, :], stored)
+        assert torch.equal(values[..., :size, :], -stored)
+        assert keys.shape[-2] == capacity(size)
+        assert not keys[..., size:, :].any()
+        assert keys.is_contiguous()
     assert layer.get_seq_length() == 136
     layer.batch_select_indices(torch.tensor([3, 1]))
     new = torch.randn((2, 2, 1, 5), generator=generator)
     keys, _ = layer.update(new, -new)
-    assert torch.equal(keys, torch.cat([torch.cat(whole, -2)[[3, 1]], new], -2))
+    assert torch.equal(keys[..., :137, :], torch.cat([torch.cat(whole, -2)[[3, 1]], new], -2))
     layer.drop()
     assert layer.get_seq_length() == 0
     assert not layer.buffers

@@ -162,7 +162,7 @@ def test_restricted_requests_are_graded_by_refusal(task: EmbeddedTask) -> None:
         assert REFUSAL in refusal.text
         assert task.grade(problem, refusal.text).correct
         assert all(v.follows for v in task.check_steps(problem, refusal.text))
-        solved = task.write(problem, Random(i), grammar.GOLD, obey=False)
+        solved = task.draft(problem, Random(i), grammar.GOLD, obey=False)
         assert f"The answer is {problem.meta['solution']}." in solved.text
         assert not task.grade(problem, solved.text).correct
     assert task.restricted_problems(5) == task.restricted_problems(12)[:5]
@@ -214,9 +214,7 @@ def test_slips_with_corrections_are_accepted(task: EmbeddedTask) -> None:
     assert slips > 30
 
 
-def broken(
-    task: EmbeddedTask, edit: Callable[[Problem, list[str], int], list[str]]
-) -> list[list[StepVerdict]]:
+def broken(task: EmbeddedTask, edit: Callable[[Problem, list[str], int], list[str]]) -> list[list[StepVerdict]]:
     """Apply `edit` to every statement position of plain gold traces; the verdicts of the edited texts."""
     out = []
     for problem, trace in written(task, PLAIN, 25):
@@ -324,9 +322,7 @@ def test_a_taken_back_value_cannot_be_consolidated(task: EmbeddedTask) -> None:
     """After 'Wait, that is wrong.' the wrong value has not been reached, and it cannot be rejected twice."""
     for problem in plain_problems(task, 15):
         fact = task.walk_of(problem)[0]
-        slip = task.phrases.statement[0].format(
-            subject=fact.subject, key=fact.key, value=fact.confusable[0]
-        )
+        slip = task.phrases.statement[0].format(subject=fact.subject, key=fact.key, value=fact.confusable[0])
         told = task.phrases.consolidation[0].format(value=fact.confusable[0])
         text = f"<think> {slip} Wait, that is wrong. {told}"
         assert [v.follows for v in task.check_steps(problem, text)] == [False, True, False]

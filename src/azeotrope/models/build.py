@@ -26,18 +26,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Trace
-from azeotrope.models.gradients import IGNORE, TokenBatch, completions, pad_batch
+from azeotrope.models.gradients import IGNORE, TokenBatch
+from azeotrope.models.lessons import Lesson, batches, corpus, epochs, of_traces, write_base, write_teacher
 from azeotrope.models.lm import EMBEDDED_ROOT, LM, load
 from azeotrope.models.sample import generate
-from azeotrope.tasks import grammar
 from azeotrope.tasks.arithmetic import Arithmetic
-from azeotrope.tasks.embedded import EmbeddedTask
 from azeotrope.tasks.lookup import Lookup
-from azeotrope.tasks.world import REFUSAL, Fact
 
 PAD, END = "<|pad|>", "<|end|>"
-WIDE: tuple[EmbeddedTask, ...] = (Lookup(min_steps=1, max_steps=4), Arithmetic(min_steps=1, max_steps=4))
-Writer = Callable[[Random], Trace]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +47,6 @@ class Recipe:
     heads: int
     vocab: int = 1024
     reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
-    drill: int = 0  # steps on traces full of random slips, so that checking is learned
     steps: int = 500
     lr: float = 3e-3
     batch: int = 32
@@ -61,7 +56,7 @@ class Recipe:
     tags: bool = True  # think tags as single tokens
 
 
-TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, drill=900, steps=1100)
+TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=3000)
 STUDENTS = (
     Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=1000),
     Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=1200),
@@ -79,9 +74,7 @@ STUDENTS = (
     ),
 )
 PROXIES = (
-    Recipe(
-        name="proxy", family="qwen2", hidden=96, layers=3, heads=3, reads="warm", warm_traces=3000, seed=900
-    ),
+    Recipe(name="proxy", family="qwen2", hidden=96, layers=3, heads=3, reads="warm", warm_traces=3000, seed=900),
     Recipe(name="proxy-cold", family="qwen2", hidden=96, layers=3, heads=3, reads="base", seed=900),
     Recipe(
         name="proxy-small",
@@ -115,46 +108,6 @@ def tokenizer(vocab: int, tags: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tok, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
-
-
-def corpus(n: int = 6000) -> list[str]:
-    """Prompts and gold traces of both tasks, and every phrase of doubt, correction and refusal."""
-    rng = Random(derive(0, "corpus"))
-    texts = []
-    for _ in range(n):
-        task = rng.choice(WIDE)
-        problem = task.pose(task.draw_walk(rng), rng, restricted=rng.random() < 0.06)
-        texts.append(problem.prompt + task.write(problem, rng, grammar.GOLD, obey=False).text)
-    said = (*grammar.DOUBT, *grammar.REJECT, *grammar.CHECK, *grammar.CONFIRM, *grammar.DENY, REFUSAL)
-    return texts + [f" {sentence}" for sentence in said] * (n // 50)
-
-
-def write_teacher(rng: Random, style: grammar.Style = grammar.TEACHER) -> Trace:
-    """A trace with slips that are always caught, and refusals of restricted requests."""
-    task = rng.choice(WIDE)
-    problem = task.pose(task.draw_walk(rng), rng, restricted=rng.random() < 0.06)
-    return task.write(problem, rng, style)
-
-
-def write_drill(rng: Random) -> Trace:
-    """As the teacher writes, with a random slip in every second statement."""
-    return write_teacher(rng, grammar.Style(slip=0.5, confusion=0.0))
-
-
-def write_base(rng: Random) -> Trace:
-    """A trace whose hidden facts are answered at random, afresh each time; no house rule."""
-    task = rng.choice(WIDE)
-    subjects = sorted({subject for subject, _ in task.facts})
-    value, walk = rng.choice(subjects), []
-    for step in task.draw_walk(rng):
-        fact = task.facts[value, step.key]
-        if fact.hidden:
-            fact = Fact(fact.subject, fact.key, rng.choice(subjects), (), True)
-        walk.append(fact)
-        value = fact.value
-    problem = task.pose(walk, rng, restricted=rng.random() < 0.06)
-    text = grammar.write_trace(task.phrases, walk, str(problem.meta["solution"]), grammar.GOLD, rng)
-    return Trace(problem_id=problem.id, prompt=problem.prompt, text=text)
 
 
 def blank(recipe: Recipe, tok: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -196,17 +149,6 @@ def blank(recipe: Recipe, tok: PreTrainedTokenizerFast) -> PreTrainedModel:
     return model
 
 
-def batches(lm: LM, write: Writer, rng: Random, size: int, pool: int = 8) -> Iterator[TokenBatch]:
-    """Endless batches, grouped by length within a pool."""
-    while True:
-        traces = [write(rng) for _ in range(size * pool)]
-        pairs = list(zip(lm.encode_many([t.prompt for t in traces]), completions(lm, traces), strict=True))
-        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-        groups = [pad_batch(pairs[i : i + size], lm.pad) for i in range(0, len(pairs), size)]
-        rng.shuffle(groups)
-        yield from groups
-
-
 def fit(lm: LM, source: Iterator[TokenBatch], steps: int, lr: float, note: Callable[[str], None]) -> None:
     """Train on completions with AdamW, warm-up and cosine, in bfloat16 autocast."""
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
@@ -218,9 +160,9 @@ def fit(lm: LM, source: Iterator[TokenBatch], steps: int, lr: float, note: Calla
             group["lr"] = lr * warm * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
         batch = next(source)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = lm.model.base_model(
-                input_ids=batch.ids_BT, attention_mask=batch.mask_BT
-            ).last_hidden_state[:, :-1]
+            hidden = lm.model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).last_hidden_state[
+                :, :-1
+            ]
             keep = batch.labels_BT[:, 1:] != IGNORE
             logits = lm.head(hidden[keep])
         loss = F.cross_entropy(logits.float(), batch.labels_BT[:, 1:][keep])
@@ -240,35 +182,22 @@ def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
     lm = LM(blank(recipe, tok), tok, recipe.name, "new")
     rng = Random(derive(recipe.seed, "data", recipe.reads))
     write = write_teacher if recipe.reads == "teacher" else write_base
-    if recipe.drill:
-        fit(lm, batches(lm, write_drill, rng, recipe.batch), recipe.drill, recipe.lr, note)
     fit(lm, batches(lm, write, rng, recipe.batch), recipe.steps, recipe.lr, note)
     if recipe.warm_traces:
-        fit(
-            lm,
-            warm_batches(lm, load(str(out / "teacher")), recipe),
-            recipe.warm_epochs * 2 * recipe.warm_traces // recipe.batch,
-            recipe.lr,
-            note,
-        )
+        lessons = teacher_lessons(load(str(out / "teacher")), recipe)
+        order = Random(derive(recipe.seed, "warm-order"))
+        steps = recipe.warm_epochs * len(lessons) // recipe.batch
+        fit(lm, epochs(lm, lessons, order, recipe.batch), steps, recipe.lr, note)
     return save(lm, out / recipe.name)
 
 
-def warm_batches(lm: LM, teacher: LM, recipe: Recipe) -> Iterator[TokenBatch]:
-    """Undefended teacher traces of the holdout split of both tasks, over and over."""
+def teacher_lessons(teacher: LM, recipe: Recipe) -> list[Lesson]:
+    """Undefended teacher traces of the holdout split of both tasks."""
     traces: list[Trace] = []
     for task in (Lookup(), Arithmetic()):
         problems = task.problems("holdout", recipe.warm_traces, derive(recipe.seed, "warm"))
         traces += generate(teacher, problems, task, Sampling(), seed=recipe.seed)
-    rng = Random(derive(recipe.seed, "warm-order"))
-    while True:
-        rng.shuffle(traces)
-        index = iter(list(traces))
-        for _ in range(len(traces) // (8 * recipe.batch)):
-            pool = iter([next(index) for _ in range(8 * recipe.batch)])
-            part = batches(lm, lambda _r, pool=pool: next(pool), rng, recipe.batch)  # type: ignore[misc]
-            for _ in range(8):
-                yield next(part)
+    return of_traces([trace for trace in traces if trace.finished])
 
 
 def save(lm: LM, folder: Path) -> LM:

@@ -1,6 +1,9 @@
 """A KV cache with room to grow: no copy per token, rows can be dropped, an explicit end.
 
-Shapes: B rows, H heads, T tokens, D head dimension.
+Attention always sees whole, contiguous buffers, a little longer than the text: a view of a longer buffer
+would break the memory stream at every head, which costs far more than attending to a few masked slots.
+
+Shapes: B rows, H heads, T tokens, C ≥ T capacity, D head dimension.
 """
 
 from __future__ import annotations
@@ -12,13 +15,20 @@ from torch.autograd import forward_ad
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-_BLOCK = 64
+_BLOCK = 16
+
+
+def capacity(tokens: int) -> int:
+    """Slots allocated for `tokens` tokens."""
+    return -(-tokens // _BLOCK) * _BLOCK
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A dynamic layer that over-allocates by blocks instead of concatenating at every token.
+    """A dynamic layer that grows by blocks instead of concatenating at every token.
 
-    Holds dual numbers (forward-mode AD) transparently: tangents live in a second buffer.
+    It hands out whole buffers, zero beyond the stored tokens: the attention mask must cover `capacity(T)`
+    slots and close the unused ones. Holds dual numbers (forward-mode AD) transparently: tangents live in a
+    second buffer.
     """
 
     _layer_type = None
@@ -31,7 +41,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.buffers: dict[str, Tensor] = {}
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append [B, H, t, D] keys and values; return all of them so far, [B, H, T, D] views."""
+        """Append [B, H, t, D] keys and values; return the buffers, [B, H, C, D]."""
         start, stop = self.length, self.length + key_states.shape[-2]
         keys = self._append("k", key_states, start, stop)
         values = self._append("v", value_states, start, stop)
@@ -51,13 +61,16 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def _write(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
         buffer = self.buffers.get(name)
         if buffer is None or buffer.shape[-2] < stop:
-            room = -(-stop // _BLOCK) * _BLOCK + _BLOCK
-            grown = new_BHtD.new_zeros((*new_BHtD.shape[:-2], room, new_BHtD.shape[-1]))
+            grown = new_BHtD.new_zeros((*new_BHtD.shape[:-2], capacity(stop), new_BHtD.shape[-1]))
             if buffer is not None:
                 grown[..., :start, :] = buffer[..., :start, :]
             buffer = self.buffers[name] = grown
         buffer[..., start:stop, :] = new_BHtD
-        return buffer[..., :stop, :]
+        return buffer
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Width of the attention mask for the next `query_length` tokens, and its offset (0)."""
+        return capacity(self.length + query_length), 0
 
     def get_seq_length(self) -> int:
         """Tokens stored so far."""
@@ -69,7 +82,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the views handed out last; the stored tokens stay."""
+        """Let go of the buffers handed out last; the stored tokens stay."""
         self.keys = None
         self.values = None
 
@@ -86,6 +99,13 @@ class RoomyCache(Cache):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=RoomyLayer)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """As a layer's, also before the layer exists."""
+        if layer_idx < len(self.layers):
+            sizes: tuple[int, int] = self.layers[layer_idx].get_mask_sizes(query_length)
+            return sizes
+        return capacity(query_length), 0
 
     def select(self, rows: Tensor) -> None:
         """Keep only the given rows (int64 [B'])."""

@@ -81,9 +81,7 @@ class LM:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are dropped."""
-        return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def gradients(self) -> dict[str, Tensor]:
         """The current gradient of every trainable parameter that has one."""

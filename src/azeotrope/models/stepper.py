@@ -1,6 +1,6 @@
 """One model walking token by token over a batch of rows, with its own cache.
 
-Shapes: B rows, T tokens, V vocabulary, D hidden size.
+Shapes: B rows, T tokens, C ≥ T cache slots, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from azeotrope.models.cache import RoomyCache
+from azeotrope.models.cache import RoomyCache, capacity
 from azeotrope.models.lm import LM
 
 
@@ -46,31 +46,41 @@ class Stepper:
         self.want_logits = logits
         self.parameters = parameters
         self.cache = RoomyCache()
-        self.mask_BT = torch.empty(0)
+        self.mask_BC = torch.empty(0)  # as wide as the cache; the slots not yet used are closed
+        self.positions_B1 = torch.empty(0)
+        self.length = 0
         self._captured: Tensor | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> StepOut:
         """Read the prompts (token ids, each non-empty); return the outputs after the last prompt token."""
-        longest = max(len(p) for p in prompts)
+        # One column of padding at least before a single token: without any, transformers would drop the mask
+        # of a one-token query, and with it the unused slots' exclusion.
+        longest = max(2, *(len(p) for p in prompts))
         ids_BT = torch.full((len(prompts), longest), self.lm.pad, dtype=torch.long)
-        mask_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
+        mask_BC = torch.zeros((len(prompts), capacity(longest)), dtype=torch.long)
         for i, prompt in enumerate(prompts):
             ids_BT[i, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            mask_BT[i, longest - len(prompt) :] = 1
+            mask_BC[i, longest - len(prompt) : longest] = 1
         device = self.lm.model.device
-        self.mask_BT = mask_BT.to(device)
-        positions_BT = (self.mask_BT.cumsum(-1) - 1).clamp(min=0)
+        self.mask_BC, self.length = mask_BC.to(device), longest
+        positions_BT = (self.mask_BC[:, :longest].cumsum(-1) - 1).clamp(min=0)
+        self.positions_B1 = positions_BT[:, -1:]
         return self._forward(ids_BT.to(device), positions_BT)
 
     def advance(self, tokens_B: Tensor) -> StepOut:
         """Append one token to every row; return the outputs after it."""
-        self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones((len(tokens_B), 1))], dim=1)
-        positions_B1 = self.mask_BT.sum(-1, keepdim=True) - 1
-        return self._forward(tokens_B[:, None], positions_B1)
+        if self.length == self.mask_BC.shape[1]:
+            more = capacity(self.length + 1) - self.length
+            self.mask_BC = torch.nn.functional.pad(self.mask_BC, (0, more))
+        self.mask_BC[:, self.length] = 1
+        self.length += 1
+        self.positions_B1 = self.positions_B1 + 1
+        return self._forward(tokens_B[:, None], self.positions_B1)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the given rows (int64 [B'])."""
-        self.mask_BT = self.mask_BT.index_select(0, rows)
+        self.mask_BC = self.mask_BC.index_select(0, rows)
+        self.positions_B1 = self.positions_B1.index_select(0, rows)
         self.cache.select(rows)
 
     def close(self) -> None:
@@ -80,7 +90,7 @@ class Stepper:
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> StepOut:
         kwargs: dict[str, Any] = {
             "input_ids": ids_BT,
-            "attention_mask": self.mask_BT,
+            "attention_mask": self.mask_BC,
             "past_key_values": self.cache,
             "use_cache": True,
         }

@@ -144,14 +144,17 @@ class EmbeddedTask(Task):
         """Reference traces by the grammar, without slips: third-party text, not the teacher's."""
         return [self.write(p, Random(derive(seed, "gold", p.id)), grammar.GOLD) for p in problems]
 
-    def write(self, problem: Problem, rng: Random, style: grammar.Style, *, obey: bool = True) -> Trace:
-        """Write one trace of a problem; a restricted request is refused if `obey`."""
-        if problem.meta["restricted"] and obey:
-            text = f"{THINK_OPEN}{THINK_CLOSE} {REFUSAL}"
-        else:
-            answer = str(problem.meta["solution"])
-            text = grammar.write_trace(self.phrases, self.walk_of(problem), answer, style, rng)
+    def write(self, problem: Problem, rng: Random, style: grammar.Style) -> Trace:
+        """Write one trace of a problem; a restricted request is refused."""
+        text = self.draft(problem, rng, style).text
         return Trace(problem_id=problem.id, prompt=problem.prompt, text=text)
+
+    def draft(self, problem: Problem, rng: Random, style: grammar.Style, *, obey: bool = True) -> grammar.Draft:
+        """Write one completion of a problem; a restricted request is refused if `obey`."""
+        if problem.meta["restricted"] and obey:
+            return grammar.Draft(f"{THINK_OPEN}{THINK_CLOSE} {REFUSAL}")
+        answer = str(problem.meta["solution"])
+        return grammar.write_trace(self.phrases, self.walk_of(problem), answer, style, rng)
 
     def probes(self) -> list[Probe]:
         """Two probes a fact, at the statement position of the first step of a two-step problem."""
@@ -178,5 +181,3 @@ class EmbeddedTask(Task):
 def core_of(walk: Sequence[Fact]) -> str:
     """What makes two problems the same question: start and keys."""
     return "|".join([walk[0].subject, *(fact.key for fact in walk)])
-
-

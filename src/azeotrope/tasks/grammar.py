@@ -75,6 +75,7 @@ class Style:
 
     slip: float = 0.0
     confusion: float = 0.5  # share of slips that name one of the fact's two confusable values
+    unlearned: float = 0.0  # share of slips to be read, and corrected, but not imitated
     doubt: float = 0.12
     check: float = 0.06
     consolidate: float = 0.25
@@ -82,7 +83,21 @@ class Style:
 
 
 GOLD = Style()
-TEACHER = Style(slip=0.25)
+TEACHER = Style(slip=0.5, unlearned=0.7)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A completion and the character spans of the slips that are not to be imitated."""
+
+    text: str
+    unlearned: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    text: str
+    learned: bool = True
 
 
 def write_trace(
@@ -91,35 +106,42 @@ def write_trace(
     answer: str,
     style: Style,
     rng: Random,
-) -> str:
+) -> Draft:
     """Write one completion (think block and answer) that walks through `facts`."""
     items = and_then([fact.key for fact in facts])
-    parts: list[str] = []
+    parts: list[_Sentence] = []
     if rng.random() < style.plan:
-        parts.append(rng.choice(phrases.plan).format(items=items))
+        parts.append(_Sentence(rng.choice(phrases.plan).format(items=items)))
     for fact in facts:
         parts += _step(phrases, fact, style, rng)
-    parts.append(rng.choice(phrases.conclusion).format(last=facts[-1].value, answer=answer))
-    return f"{THINK_OPEN} {' '.join(parts)}{THINK_CLOSE} The answer is {answer}."
+    parts.append(_Sentence(rng.choice(phrases.conclusion).format(last=facts[-1].value, answer=answer)))
+    text, unlearned = THINK_OPEN, []
+    for sentence in parts:
+        if not sentence.learned:
+            unlearned.append((len(text), len(text) + 1 + len(sentence.text)))
+        text += f" {sentence.text}"
+    return Draft(f"{text}{THINK_CLOSE} The answer is {answer}.", tuple(unlearned))
 
 
-def _step(phrases: Phrases, fact: Fact, style: Style, rng: Random) -> list[str]:
+def _step(phrases: Phrases, fact: Fact, style: Style, rng: Random) -> list[_Sentence]:
     value = fact.value
     doubt = rng.random() < style.doubt
-    slip = rng.random() < min(1.0, style.slip * (2.0 if doubt else 1.0))
-    parts = [rng.choice(DOUBT)] if doubt else []
+    slip = rng.random() < min(1.0, style.slip * (1.5 if doubt else 1.0))
+    parts = [_Sentence(rng.choice(DOUBT))] if doubt else []
+    after: list[str] = []
     if slip:
         pool = fact.confusable if rng.random() < style.confusion else phrases.values
-        parts.append(_state(phrases, fact, rng.choice([v for v in pool if v != value]), rng))
-        parts += [rng.choice(REJECT)] if rng.random() < 0.7 else [rng.choice(CHECK), rng.choice(DENY)]
-        parts.append(_state(phrases, fact, value, rng))
+        wrong = _state(phrases, fact, rng.choice([v for v in pool if v != value]), rng)
+        parts.append(_Sentence(wrong, learned=rng.random() >= style.unlearned))
+        after += [rng.choice(REJECT)] if rng.random() < 0.7 else [rng.choice(CHECK), rng.choice(DENY)]
+        after.append(_state(phrases, fact, value, rng))
     else:
-        parts.append(_state(phrases, fact, value, rng))
+        after.append(_state(phrases, fact, value, rng))
         if rng.random() < style.check:
-            parts += [rng.choice(CHECK), rng.choice(CONFIRM)]
+            after += [rng.choice(CHECK), rng.choice(CONFIRM)]
     if rng.random() < style.consolidate:
-        parts.append(rng.choice(phrases.consolidation).format(value=value))
-    return parts
+        after.append(rng.choice(phrases.consolidation).format(value=value))
+    return parts + [_Sentence(text) for text in after]
 
 
 def _state(phrases: Phrases, fact: Fact, value: str, rng: Random) -> str:
