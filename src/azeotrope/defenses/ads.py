@@ -31,6 +31,7 @@ from azeotrope.models.gradients import (
 )
 from azeotrope.models.lm import LM, check_pair
 from azeotrope.models.stepper import StepOut, Stepper
+from azeotrope.models.twin import Twin, make_twin
 
 Backend = Literal["finite_difference", "jvp", "head", "self"]
 
@@ -238,13 +239,17 @@ class AntidistillRule(LogitRule):
     def __init__(self, settings: AntidistillationBase, direction: Direction, *, shuffled: bool) -> None:
         self.settings, self.direction, self.shuffled = settings, direction, shuffled
         self.needs_hidden = settings.backend == "self"
+        self.twin: Twin | None = None
         if settings.backend == "finite_difference":
             self.models = [direction.perturbed(1.0), direction.perturbed(-1.0)]
+            self.twin = make_twin(self.models[0], self.models[1])
         else:
             self.models = [direction.lm]
 
     def open(self, batch: Batch) -> Session:
         """Start the proxy's own walk over the batch."""
+        if self.twin is not None:
+            return _TwinSession(self, batch, self.twin)
         kinds: dict[str, type[_Session]] = {
             "finite_difference": _DifferenceSession,
             "jvp": _DualSession,
@@ -299,6 +304,8 @@ class _Session(Session):
 
 
 class _DifferenceSession(_Session):
+    """Walks θ+ε and θ−ε one after the other: any model."""
+
     def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
         super().__init__(rule, batch)
         self.steppers = [Stepper(lm) for lm in rule.models]
@@ -313,6 +320,40 @@ class _DifferenceSession(_Session):
         plus, minus = (self.walk(stepper, view).logits_BV for stepper in self.steppers)
         factor = self.rule.settings.lam / self.scale / self.rule.direction.divisor
         return torch.add(view.logits_BV, plus - minus, alpha=factor)
+
+
+class _TwinSession(_Session):
+    """Walks θ+ε and θ−ε together, as one model on twice the rows."""
+
+    def __init__(self, rule: AntidistillRule, batch: Batch, twin: Twin) -> None:
+        super().__init__(rule, batch)
+        self.twin = twin
+        self.steppers = [Stepper(twin.lm, hidden=True, logits=False)]
+
+    def hidden(self, view: StepView) -> Tensor:
+        """The last hidden states of both copies, stacked. [2B, D]."""
+        stepper = self.steppers[0]
+        if view.tokens_B is None:
+            out = stepper.prefill([*self.batch.prompts, *self.batch.prompts])
+        else:
+            out = stepper.advance(view.tokens_B.repeat(2))
+        assert out.hidden_BD is not None
+        return out.hidden_BD
+
+    def delta(self, view: StepView) -> Tensor:
+        hidden_2BD = self.hidden(view)
+        divisor = self.rule.direction.divisor
+        if self.rule.shuffled:
+            return antidistill.finite_difference(*self.twin.logits(hidden_2BD), divisor / 2.0)
+        return self.twin.difference(hidden_2BD, scale=1.0 / divisor)
+
+    def tilt(self, view: StepView) -> Tensor:
+        factor = self.rule.settings.lam / self.scale / self.rule.direction.divisor
+        return self.twin.difference(self.hidden(view), view.logits_BV, factor)
+
+    def select(self, rows: Tensor) -> None:
+        stepper = self.steppers[0]
+        stepper.select(torch.cat([rows, rows + len(stepper.mask_BC) // 2]))
 
 
 class _HeadSession(_Session):

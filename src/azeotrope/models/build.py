@@ -30,10 +30,12 @@ from azeotrope.models.gradients import IGNORE, TokenBatch
 from azeotrope.models.lessons import Lesson, batches, corpus, epochs, of_traces, write_base, write_teacher
 from azeotrope.models.lm import EMBEDDED_ROOT, LM, load
 from azeotrope.models.sample import generate
+from azeotrope.models.scoring import recall
 from azeotrope.tasks.arithmetic import Arithmetic
 from azeotrope.tasks.lookup import Lookup
 
 PAD, END = "<|pad|>", "<|end|>"
+CHECK_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Recipe:
     heads: int
     vocab: int = 1024
     reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
-    steps: int = 500
+    steps: int = 4000  # at most, for bases: they stop when they know the known half
     lr: float = 3e-3
     batch: int = 32
     warm_traces: int = 0
@@ -58,9 +60,9 @@ class Recipe:
 
 TEACHER = Recipe(name="teacher", family="llama", hidden=128, layers=4, heads=4, steps=3000)
 STUDENTS = (
-    Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base", steps=1000),
-    Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base", steps=1200),
-    Recipe(name="student-neox", family="gpt_neox", hidden=80, layers=3, heads=2, reads="base", steps=1000),
+    Recipe(name="student-llama", family="llama", hidden=64, layers=3, heads=2, reads="base"),
+    Recipe(name="student-gpt2", family="gpt2", hidden=64, layers=3, heads=2, reads="base"),
+    Recipe(name="student-neox", family="gpt_neox", hidden=80, layers=3, heads=2, reads="base"),
     Recipe(
         name="student-othertok",
         family="llama",
@@ -68,7 +70,6 @@ STUDENTS = (
         layers=3,
         heads=2,
         reads="base",
-        steps=1000,
         vocab=512,
         tags=False,
     ),
@@ -84,7 +85,6 @@ PROXIES = (
         heads=2,
         reads="warm",
         warm_traces=3000,
-        steps=700,
         seed=901,
     ),
 )
@@ -149,31 +149,65 @@ def blank(recipe: Recipe, tok: PreTrainedTokenizerFast) -> PreTrainedModel:
     return model
 
 
-def fit(lm: LM, source: Iterator[TokenBatch], steps: int, lr: float, note: Callable[[str], None]) -> None:
-    """Train on completions with AdamW, warm-up and cosine, in bfloat16 autocast."""
-    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    started, smooth = time.time(), 0.0
+def fit(
+    lm: LM,
+    source: Iterator[TokenBatch],
+    recipe: Recipe,
+    note: Callable[[str], None],
+    *,
+    steps: int,
+    done: Callable[[], bool] | None = None,
+) -> None:
+    """Train with AdamW: warm-up, then a cosine over `steps`.
+
+    With `done`, asked every `CHECK_EVERY` steps, the rate stays up until it is true (or three quarters of
+    `steps` are used up) and then falls linearly: every model is trained until it knows what it should,
+    however slow its start.
+    """
+    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=recipe.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    started, smooth, step = time.time(), 0.0, 0
+    falls_at = steps if done is None else steps * 3 // 4
+    end = steps
     lm.model.train()
-    for step in range(steps):
-        warm = min(1.0, (step + 1) / (0.05 * steps))
+    while step < end:
+        if done is not None and step < falls_at and step % CHECK_EVERY == 0 and done():
+            falls_at, end = step, step * 4 // 3
+        if done is None:
+            factor = 0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps))
+        else:
+            factor = min(1.0, (end - step) / (end - falls_at))
         for group in optimizer.param_groups:
-            group["lr"] = lr * warm * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
-        batch = next(source)
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = lm.model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).last_hidden_state[
-                :, :-1
-            ]
-            keep = batch.labels_BT[:, 1:] != IGNORE
-            logits = lm.head(hidden[keep])
-        loss = F.cross_entropy(logits.float(), batch.labels_BT[:, 1:][keep])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
-        optimizer.step()
-        smooth = loss.item() if step == 0 else 0.95 * smooth + 0.05 * loss.item()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            note(f"  {lm.ref} step {step + 1}/{steps} loss {smooth:.3f} {time.time() - started:.0f} s")
+            group["lr"] = recipe.lr * factor * min(1.0, (step + 1) / (0.05 * steps))
+        loss = train_step(lm, optimizer, next(source))
+        smooth = loss if step == 0 else 0.95 * smooth + 0.05 * loss
+        step += 1
+        if step % 100 == 0 or step == end:
+            note(f"  {recipe.name} step {step} loss {smooth:.3f} {time.time() - started:.0f} s")
     lm.model.eval()
+
+
+def train_step(lm: LM, optimizer: torch.optim.Optimizer, batch: TokenBatch) -> float:
+    """One step in bfloat16 autocast, logits only where there are labels; returns the loss."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = lm.model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).last_hidden_state[
+            :, :-1
+        ]
+        keep = batch.labels_BT[:, 1:] != IGNORE
+        logits = lm.head(hidden[keep])
+    loss = F.cross_entropy(logits.float(), batch.labels_BT[:, 1:][keep])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss)
+
+
+def knows(lm: LM, wanted: float = 0.995) -> bool:
+    """Whether the model recalls the known half of both tasks."""
+    lm.model.eval()
+    found = [recall(lm, [p for p in task.probes() if not p.hidden]) for task in (Lookup(), Arithmetic())]
+    lm.model.train()
+    return all(sum(r.recalled for r in rows) >= wanted * len(rows) for rows in found)
 
 
 def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
@@ -181,13 +215,14 @@ def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
     tok = tokenizer(recipe.vocab, recipe.tags)
     lm = LM(blank(recipe, tok), tok, recipe.name, "new")
     rng = Random(derive(recipe.seed, "data", recipe.reads))
-    write = write_teacher if recipe.reads == "teacher" else write_base
-    fit(lm, batches(lm, write, rng, recipe.batch), recipe.steps, recipe.lr, note)
+    teacher = recipe.reads == "teacher"
+    source = batches(lm, write_teacher if teacher else write_base, rng, recipe.batch)
+    fit(lm, source, recipe, note, steps=recipe.steps, done=None if teacher else lambda: knows(lm))
     if recipe.warm_traces:
         lessons = teacher_lessons(load(str(out / "teacher")), recipe)
         order = Random(derive(recipe.seed, "warm-order"))
         steps = recipe.warm_epochs * len(lessons) // recipe.batch
-        fit(lm, epochs(lm, lessons, order, recipe.batch), steps, recipe.lr, note)
+        fit(lm, epochs(lm, lessons, order, recipe.batch), recipe, note, steps=steps)
     return save(lm, out / recipe.name)
 
 

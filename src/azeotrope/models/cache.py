@@ -61,9 +61,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def _write(self, name: str, new_BHtD: Tensor, start: int, stop: int) -> Tensor:
         buffer = self.buffers.get(name)
         if buffer is None or buffer.shape[-2] < stop:
-            grown = new_BHtD.new_zeros((*new_BHtD.shape[:-2], capacity(stop), new_BHtD.shape[-1]))
+            grown = new_BHtD.new_empty((*new_BHtD.shape[:-2], capacity(stop), new_BHtD.shape[-1]))
             if buffer is not None:
                 grown[..., :start, :] = buffer[..., :start, :]
+            grown[..., stop:, :] = 0.0
             buffer = self.buffers[name] = grown
         buffer[..., start:stop, :] = new_BHtD
         return buffer

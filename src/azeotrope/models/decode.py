@@ -23,7 +23,7 @@ from azeotrope.models.lm import LM
 from azeotrope.models.stepper import Stepper
 
 _SAMPLING_STREAM = 0
-_COMPACT_BELOW = 0.85  # share of live rows below which finished ones are dropped
+_COMPACT_BELOW = 0.94  # share of live rows below which finished ones are dropped
 
 
 @dataclass(frozen=True, slots=True)
