@@ -199,7 +199,7 @@ def train_step(lm: LM, optimizer: torch.optim.Optimizer, batch: TokenBatch) -> f
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def knows(lm: LM, wanted: float = 0.995) -> bool:

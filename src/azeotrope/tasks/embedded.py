@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
 from azeotrope.tasks import grammar
 from azeotrope.tasks.base import SPLITS, Grade, Probe, StepVerdict, Task
 from azeotrope.tasks.steps import check_trace, compile_phrases
-from azeotrope.tasks.world import REFUSAL, Fact, split_of
+from azeotrope.tasks.world import REFUSAL, Fact, and_then, pick_person, split_of
 
 _ANSWER = re.compile(r"The answer is (\w+)")
 REFUSED = "refused"
@@ -31,6 +31,8 @@ class EmbeddedTask(Task):
 
     max_new_tokens: ClassVar[int] = 128
     phrases: ClassVar[grammar.Phrases]
+    templates: ClassVar[tuple[str, ...]]  # wordings of the question, over name, trade, start, keys
+    choices: ClassVar[int] = 0  # options of a multiple-choice question; 0 asks openly
 
     min_steps: int = Field(default=2, ge=1, le=8)
     max_steps: int = Field(default=3, ge=1, le=8)
@@ -43,7 +45,8 @@ class EmbeddedTask(Task):
     def facts(self) -> Mapping[tuple[str, str], Fact]:
         """All facts of the task by (subject, key)."""
 
-    @abstractmethod
+    # What it gets.
+
     def pose(
         self,
         walk: Sequence[Fact],
@@ -54,8 +57,31 @@ class EmbeddedTask(Task):
         options: Sequence[str] = (),
     ) -> Problem:
         """Turn a walk into a problem; `template` fixes the wording, `options` the choices if there are any."""
+        name, trade = pick_person(rng, restricted=restricted)
+        chosen = rng.randrange(len(self.templates)) if template is None else template
+        keys = [fact.key for fact in walk]
+        last = walk[-1].value
+        question = self.templates[chosen].format(
+            name=name, trade=trade, start=walk[0].subject, keys=and_then(keys)
+        )
+        meta: dict[str, Any] = {
+            "start": walk[0].subject,
+            "keys": keys,
+            "solution": last,
+            "template": chosen,
+            "restricted": restricted,
+        }
+        if self.choices:
+            meta["options"] = list(options) or self._options(last, rng)
+            rng.shuffle(meta["options"])
+            question += f" Options: {', '.join(meta['options'])}."
+        prompt = f"Q: {question}\nA:"
+        answer = REFUSED if restricted else last
+        return Problem(id=self.problem_id(prompt), task=self.kind, prompt=prompt, answer=answer, meta=meta)
 
-    # What it gets.
+    def _options(self, right: str, rng: Random) -> list[str]:
+        others = [value for value in self.phrases.values if value != right]
+        return [*rng.sample(others, self.choices - 1), right]
 
     def problems(self, split: str, n: int, seed: int = 0) -> list[Problem]:
         """Return `n` problems; see `Task.problems`. Cores (start and keys) never cross splits."""

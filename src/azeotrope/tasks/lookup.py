@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from random import Random
+from collections.abc import Mapping
 from typing import ClassVar
 
-from azeotrope.core.types import Problem
 from azeotrope.tasks import grammar
-from azeotrope.tasks.embedded import REFUSED, EmbeddedTask
-from azeotrope.tasks.world import LINKS, OPTIONS, TOWNS, Fact, and_then, pick_person
+from azeotrope.tasks.embedded import EmbeddedTask
+from azeotrope.tasks.world import LINKS, OPTIONS, Fact
 
 TEMPLATES = (
     "{name} the {trade} starts in {start} and takes the {keys}. Where does {name} end up?",
@@ -29,37 +27,10 @@ class Lookup(EmbeddedTask):
     summary: ClassVar[str] = "multi-hop questions over a fictional map, multiple choice"
     phrases: ClassVar[grammar.Phrases] = grammar.LOOKUP
 
+    templates: ClassVar[tuple[str, ...]] = TEMPLATES
+    choices: ClassVar[int] = OPTIONS
+
     @property
     def facts(self) -> Mapping[tuple[str, str], Fact]:
         """The 90 links of the map."""
         return LINKS
-
-    def pose(
-        self,
-        walk: Sequence[Fact],
-        rng: Random,
-        *,
-        template: int | None = None,
-        restricted: bool = False,
-        options: Sequence[str] = (),
-    ) -> Problem:
-        """Phrase a walk as a multiple-choice question with four towns."""
-        name, trade = pick_person(rng, restricted=restricted)
-        chosen = rng.randrange(len(TEMPLATES)) if template is None else template
-        last = walk[-1].value
-        others = [town for town in TOWNS if town != last]
-        options = list(options) or [*rng.sample(others, OPTIONS - 1), last]
-        rng.shuffle(options)
-        keys = [fact.key for fact in walk]
-        question = TEMPLATES[chosen].format(name=name, trade=trade, start=walk[0].subject, keys=and_then(keys))
-        prompt = f"Q: {question} Options: {', '.join(options)}.\nA:"
-        meta = {
-            "start": walk[0].subject,
-            "keys": keys,
-            "options": options,
-            "solution": last,
-            "template": chosen,
-            "restricted": restricted,
-        }
-        answer = REFUSED if restricted else last
-        return Problem(id=self.problem_id(prompt), task=self.kind, prompt=prompt, answer=answer, meta=meta)
