@@ -243,3 +243,12 @@ def test_a_student_never_sees_more_than_the_view() -> None:
         train(lm, data, epochs=1)
         found.append(weights(lm))
     assert same(*found)
+
+
+def test_a_model_that_cannot_trim_its_logits_learns_the_same() -> None:
+    trimming, whole = fresh("llama"), fresh("llama")
+    vars(whole)["forward_keys"] = trimming.forward_keys - {"logits_to_keep"}
+    for lm in (trimming, whole):
+        train(lm, lesson(), bfloat16=False)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(value, weights(trimming)[name], rtol=1e-3, atol=1e-4)

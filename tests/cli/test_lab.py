@@ -108,3 +108,13 @@ def test_missing_models(invoke: Invoke, tmp_path: Path) -> None:
     found = invoke("evaluate", "--model", tmp_path, "--task", "lookup")
     assert found.code == 3
     assert one_sentence(found.err)
+
+
+@pytest.mark.slow
+def test_epsilon_finds_the_bottom_of_its_curve(invoke: Invoke, model: Path) -> None:
+    words = ("epsilon", "--teacher", model, "--proxy", model, "--task", "lookup", "--n", 4)
+    found = json.loads(invoke(*words, "--json").out)
+    errors = [point["error"] for point in found["curve"]]
+    assert found["error_at_best"] == min(errors)
+    assert errors[0] > 10 * min(errors) < errors[-1]
+    assert "best epsilon" in invoke(*words).out

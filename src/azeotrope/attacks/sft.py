@@ -79,6 +79,7 @@ class SFT(StudentAttack):
                 data_collator=lambda pairs: _collate(pairs, lm.pad),
                 callbacks=[curve],
             )
+            trainer.trims = "logits_to_keep" in lm.forward_keys
             trainer.remove_callback(PrinterCallback)
             with fast_attention(lm):
                 trainer.train()
@@ -120,15 +121,19 @@ class SFT(StudentAttack):
 
 
 class _CompletionTrainer(Trainer):  # type: ignore[misc]
-    """Computes logits only from the first labeled position on: prompts need none."""
+    """Computes logits only from the first labeled position on, where the model can: prompts need none."""
+
+    trims = True
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
         labels_BT = inputs["labels"]
-        first = int((labels_BT != IGNORE).any(0).nonzero()[0])
-        keep = labels_BT.shape[1] - first + 1
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=keep)
+        extra = {}
+        if self.trims:
+            first = int((labels_BT != IGNORE).any(0).nonzero()[0])
+            extra["logits_to_keep"] = labels_BT.shape[1] - first + 1
+        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
         logits = out.logits[:, :-1].float()
         target = labels_BT[:, -logits.shape[1] :]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)

@@ -52,6 +52,7 @@ app.command("compare", rich_help_panel=STUDIES)(studies.compare_)
 app.command("traces", rich_help_panel=SINGLE)(single.traces)
 app.command("attack", rich_help_panel=SINGLE)(single.attack)
 app.command("evaluate", rich_help_panel=SINGLE)(single.evaluate)
+app.command("epsilon", rich_help_panel=SINGLE)(single.epsilon)
 
 new = typer.Typer(
     help="Write the file of a new method.", no_args_is_help=True,

@@ -21,8 +21,10 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Trace
 from azeotrope.defenses.base import Bench, assemble
+from azeotrope.defenses.epsilon import LADDER, best, epsilon_curve
 from azeotrope.maths.stats import wilson
-from azeotrope.models.lm import load
+from azeotrope.models.gradients import proxy_gradient
+from azeotrope.models.lm import check_pair, load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.study.config import Evaluation
@@ -104,6 +106,28 @@ def evaluate(model: str, task: str, *, n: int, temperature: float, seed: int) ->
         "correction_after_right": _share(kept.right_corrected, kept.right),
         "tokens_per_trace": round(sum(score.n_tokens for score in scores) / n, 1),
     }  # fmt: skip
+
+
+def epsilon(teacher: str, proxy: str, task: str, *, n: int, seed: int) -> Found:
+    """Err(ε) of finite differences against forward mode on the teacher's holdout traces, and the best ε."""
+    parsed = methods.parse("tasks", task)
+    bench = Bench(teacher=load(teacher), task=parsed, sampling=Sampling(), seed=seed)
+    lm = bench.model(proxy)
+    check_pair(bench.teacher, lm)
+    say(f"Comparing {len(LADDER)} steps with forward mode on {n} traces.")
+    traces = bench.holdout(n, "teacher", None)
+    gradient = proxy_gradient(lm, traces)
+    points = epsilon_curve(lm, gradient, traces[:32])
+    return {
+        "teacher": teacher,
+        "proxy": proxy,
+        "task": task,
+        "traces": n,
+        "split_half_cosine": round(gradient.split_half_cosine, 4),
+        "best_epsilon": best(points).epsilon,
+        "error_at_best": best(points).error,
+        "curve": [{"epsilon": point.epsilon, "error": point.error} for point in points],
+    }
 
 
 def _share(count: float, n: int) -> dict[str, float] | None:

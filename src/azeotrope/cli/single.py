@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from azeotrope.cli.out import AsJson, emit, interval, show
+from azeotrope.cli.out import AsJson, emit, interval, show, table
 
 MODEL = "embedded/NAME, a local folder, or a Hugging Face name."
 METHOD = "KIND[:NAME=VALUE,…]"
@@ -64,6 +64,26 @@ def evaluate(
     from azeotrope.cli import lab
 
     _tell(lab.evaluate(model, task, n=n, temperature=temperature, seed=seed), as_json)
+
+
+def epsilon(
+    teacher: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
+    proxy: Annotated[str, typer.Option(metavar="MODEL", help="Proxy; shares the teacher's vocabulary.")],
+    task: Task,
+    n: Annotated[int, typer.Option(min=2, metavar="N", help="Holdout traces of the gradient.")] = 128,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Find the finite-difference step of `ads`: its error against exact forward-mode derivatives."""
+    from azeotrope.cli import lab
+
+    found = lab.epsilon(teacher, proxy, task, n=n, seed=seed)
+    if as_json:
+        emit(found)
+        return
+    rows = [(f"{p['epsilon']:.1e}", f"{p['error']:.2e}") for p in found.pop("curve")]
+    table("Error of finite differences (sine of the angle to the exact penalty)", ("epsilon", "error"), rows)
+    _tell(found, as_json)
 
 
 def _tell(found: dict[str, Any], as_json: bool) -> None:

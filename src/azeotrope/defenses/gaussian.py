@@ -51,13 +51,13 @@ class _Rule(LogitRule):
         self.settings = settings
 
     def open(self, batch: Batch) -> Session:
-        return _Session(self.settings, len(batch.prompts))
+        return _Session(self.settings, batch.seeds_B)
 
 
 class _Session(Session):
-    def __init__(self, settings: Gaussian, rows: int) -> None:
+    def __init__(self, settings: Gaussian, seeds_B: Tensor) -> None:
         self.settings = settings
-        self.left_B = torch.full((rows,), settings.tokens, dtype=torch.long)
+        self.left_B = torch.full_like(seeds_B, settings.tokens)
 
     def step(self, view: StepView) -> Tensor:
         chosen_B = self._choose(view) & (self.left_B > 0)

@@ -47,10 +47,14 @@ class RandomSentences(TraceDefense):
     dial: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[float, ...]] = TraceGuard.sweep
 
-    budget: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    match: Literal["traceguard", "share"] = "traceguard"
-    pool: Literal["any", "computation"] = "any"
-    guard: TraceGuard = TraceGuard(budget=0)
+    budget: float = Field(
+        default=0.1, ge=0, allow_inf_nan=False, description="TraceGuard's budget, or a share of tokens"
+    )
+    match: Literal["traceguard", "share"] = Field(
+        default="traceguard", description="remove as many tokens as TraceGuard would, or the budget's share"
+    )
+    pool: Literal["any", "computation"] = Field(default="any", description="which sentences may go")
+    guard: TraceGuard = Field(default=TraceGuard(budget=0), description="the TraceGuard to match")
 
     @field_validator("guard", mode="after")
     @classmethod

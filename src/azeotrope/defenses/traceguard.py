@@ -76,11 +76,17 @@ class TraceGuard(TraceDefense):
     dial: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[float, ...]] = (0.1, 0.175, 0.25, 0.35)
 
-    budget: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    unit: Unit = "tokens"
-    order: Order = "first"
-    markers: tuple[str, ...] = DEFAULT_MARKERS
-    categories: tuple[Category, ...] = ()
+    budget: float = Field(
+        default=0.1, ge=0, allow_inf_nan=False, description="most sentences, or largest share, removed a trace"
+    )
+    unit: Unit = Field(default="tokens", description="what the budget counts; sentences and tokens are shares")
+    order: Order = Field(default="first", description="which candidates go first when not all fit")
+    markers: tuple[str, ...] = Field(
+        default=DEFAULT_MARKERS, description="openings that make a sentence a candidate"
+    )
+    categories: tuple[Category, ...] = Field(
+        default=(), description="sentence functions that make a sentence a candidate too"
+    )
 
     @model_validator(mode="after")
     def _share_is_a_share(self) -> Self:

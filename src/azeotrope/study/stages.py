@@ -43,7 +43,7 @@ from azeotrope.study.specs import (
 from azeotrope.study.store import read_parquet, write_json, write_parquet
 from azeotrope.tasks.base import Task
 
-VERSION = 1
+VERSION = 2
 HOLDOUT_TRACES = 48  # clean traces for holdout curves and the style measure
 
 
@@ -238,14 +238,17 @@ def read_traces(path: Path) -> list[Trace]:
     return [Trace(**row) for row in read_parquet(path).iter_rows(named=True)]
 
 
-def token_limit(lm: LM, task: Task, evaluation: Evaluation, prompts: Sequence[str], reference: LM | None) -> int:
-    """The student's token limit: the task's, stretched where its tokenizer cuts finer than the reference."""
+TOKEN_CHARACTERS = 4.0
+
+
+def token_limit(lm: LM, task: Task, evaluation: Evaluation, prompts: Sequence[str]) -> int:
+    """The student's token limit: the task's, stretched where its tokenizer cuts finer than 4 characters a token.
+
+    Otherwise a student with another tokenizer would be cut off earlier than its fellows.
+    """
     limit = evaluation.max_new_tokens or task.max_new_tokens
-    if reference is None:
-        return limit
-    ours = sum(map(len, lm.encode_many(list(prompts))))
-    theirs = sum(map(len, reference.encode_many(list(prompts))))
-    return int(limit * max(1.0, ours / max(1, theirs)))
+    tokens, characters = sum(map(len, lm.encode_many(list(prompts)))), sum(map(len, prompts))
+    return int(limit * max(1.0, TOKEN_CHARACTERS * tokens / max(1, characters)))
 
 
 def _measure(
@@ -263,7 +266,7 @@ def _measure(
     recalls: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = []
     for base, lm in enumerate(students):
-        limit = token_limit(lm, task, evaluation, [p.prompt for p in tests[:50]], _coarsest(students))
+        limit = token_limit(lm, task, evaluation, [p.prompt for p in tests[:50]])
         traces = generate(lm, tests, task, GREEDY, max_new_tokens=limit)
         for score in score_traces(task, tests, traces):
             row = asdict(score)
@@ -282,11 +285,6 @@ def _measure(
     if metrics:
         write_parquet(pl.DataFrame(metrics), out / "metrics.parquet")
     return sum(int(s["n_tokens"]) for s in samples)
-
-
-def _coarsest(students: Sequence[LM]) -> LM | None:
-    """The embedded teacher as the reference of token lengths, where students are embedded models."""
-    return _model("embedded/teacher") if "embedded" in students[0].ref else None
 
 
 def _diffs(
