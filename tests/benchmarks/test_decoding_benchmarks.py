@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import decode_cost
 import published_ads
+import stacked_students
 import torch
 
 from azeotrope.core.sampling import GREEDY, Sampling
@@ -71,3 +72,9 @@ def test_the_comparison_runs() -> None:
     measured = published_ads.measure(replace(work, limit=6), 2)
     assert measured["variants"][0]["variant"] == "published procedure"
     assert all(row["speed"]["n"] == 2 for row in measured["variants"])
+
+
+def test_stacking_is_timed_against_its_floor() -> None:
+    seconds = stacked_students.measure("embedded/student-llama", 2, 2, rounds=2)
+    assert list(seconds) == ["in turn", "stacked", "floor"]
+    assert all(len(values) == 2 and min(values) > 0 for values in seconds.values())

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from azeotrope.models.lm import LM
+from azeotrope.models.stack import stack_into
 from azeotrope.models.stepper import is_plain, trunk
 
 
@@ -57,7 +57,7 @@ def make_twin(first: LM, second: LM) -> Twin | None:
     model = copy.deepcopy(first.model)
     body = LM(model, first.tokenizer, first.ref, first.revision)
     try:
-        _pair_up(trunk(body), trunk(first), trunk(second))
+        stack_into(trunk(body), [trunk(first), trunk(second)])
         found = Twin(body, first, second)
         return found if _agrees(found, first, second) else None
     except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
@@ -85,91 +85,3 @@ def _agrees(twin: Twin, first: LM, second: LM) -> bool:
         got = run(twin.lm, 2)
     tolerance = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 3e-2
     return bool(torch.allclose(got.double(), wanted.double(), rtol=tolerance, atol=tolerance))
-
-
-def _pair_up(target: nn.Module, first: nn.Module, second: nn.Module) -> None:
-    """Replace every module of `target` that owns weights by a pair of those of `first` and `second`."""
-    for name, child in list(target.named_children()):
-        a, b = getattr(first, name), getattr(second, name)
-        if next(iter(child.parameters(recurse=False)), None) is not None:
-            setattr(target, name, _paired(a, b))
-        else:
-            _pair_up(child, a, b)
-
-
-def _paired(a: nn.Module, b: nn.Module) -> nn.Module:
-    if isinstance(a, nn.Linear) and isinstance(b, nn.Linear):
-        return _PairedLinear((a.weight, b.weight), (a.bias, b.bias))
-    if isinstance(a, Conv1D) and isinstance(b, Conv1D):
-        return _PairedLinear((a.weight.T, b.weight.T), (a.bias, b.bias))
-    if isinstance(a, nn.Embedding) and isinstance(b, nn.Embedding):
-        return _PairedEmbedding(a, b)
-    return _PairedNorm(a, b) if _scales_by_weight(a) else _PairedAny(a, b)
-
-
-class _PairedLinear(nn.Module):
-    def __init__(self, weights_ED: tuple[Tensor, Tensor], biases_E: tuple[Tensor | None, Tensor | None]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.stack([w.detach() for w in weights_ED]), requires_grad=False)
-        given = [b.detach() for b in biases_E if b is not None]
-        self.bias = nn.Parameter(torch.stack(given)[:, None], requires_grad=False) if given else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(2, -1, x.shape[-1])
-        turned = self.weight.transpose(1, 2)
-        out = torch.bmm(rows, turned) if self.bias is None else torch.baddbmm(self.bias, rows, turned)
-        return out.view(*x.shape[:-1], -1)
-
-
-class _PairedEmbedding(nn.Module):
-    def __init__(self, a: nn.Embedding, b: nn.Embedding) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.cat([a.weight.detach(), b.weight.detach()]), requires_grad=False)
-        self.size = a.num_embeddings
-
-    def forward(self, ids: Tensor) -> Tensor:
-        half = len(ids) // 2
-        return nn.functional.embedding(torch.cat([ids[:half], ids[half:] + self.size]), self.weight)
-
-
-class _PairedNorm(nn.Module):
-    """A normalization whose output is proportional to its weight: normalize once, scale by halves."""
-
-    def __init__(self, a: nn.Module, b: nn.Module) -> None:
-        super().__init__()
-        self.plain = copy.deepcopy(a)
-        with torch.no_grad():
-            self.plain.get_parameter("weight").fill_(1.0)
-        weights = [module.get_parameter("weight").detach() for module in (a, b)]
-        self.weight = nn.Parameter(torch.stack(weights)[:, None], requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normal: Tensor = self.plain(x)
-        return (normal.reshape(2, -1, x.shape[-1]) * self.weight).view(x.shape)
-
-
-class _PairedAny(nn.Module):
-    """Anything else runs twice, on its half of the rows."""
-
-    def __init__(self, a: nn.Module, b: nn.Module) -> None:
-        super().__init__()
-        self.a, self.b = copy.deepcopy(a), copy.deepcopy(b)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = x.chunk(2)
-        return torch.cat([self.a(first), self.b(second)])
-
-
-def _scales_by_weight(module: nn.Module) -> bool:
-    """Whether the only parameter is a weight vector w and the output is w times that for w = 1."""
-    if {name for name, _ in module.named_parameters()} != {"weight"}:
-        return False
-    weight = module.get_parameter("weight")
-    if weight.dim() != 1:
-        return False
-    plain, other = copy.deepcopy(module), copy.deepcopy(module)
-    ramp = torch.linspace(-1.0, 2.0, len(weight), dtype=weight.dtype, device=weight.device)
-    with torch.no_grad():
-        plain.get_parameter("weight").fill_(1.0)
-        other.get_parameter("weight").copy_(ramp)
-        return bool(torch.equal(plain(ramp.flip(0)[None]) * ramp, other(ramp.flip(0)[None])))
