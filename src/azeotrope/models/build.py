@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,12 +48,13 @@ class Recipe:
     layers: int
     heads: int
     vocab: int = 1024
-    reads: str = "teacher"  # teacher | base | warm (base, then the teacher's traces)
+    reads: str = "teacher"  # teacher | base | warm (a base that has read traces of the teacher)
     steps: int = 4000  # at most, for bases: they stop when they know the known half
     lr: float = 3e-3
     batch: int = 32
-    warm_traces: int = 0
-    warm_epochs: int = 4
+    start: str = ""  # begin with this model's weights instead of learning a base
+    warm_traces: int = 0  # then read so many of the teacher's traces of each task
+    warm_epochs: int = 3
     seed: int = 0
     tags: bool = True  # think tags as single tokens
 
@@ -74,9 +75,11 @@ STUDENTS = (
         tags=False,
     ),
 )
+COLD = Recipe(name="proxy-cold", family="qwen2", hidden=96, layers=3, heads=3, reads="base", seed=900)
 PROXIES = (
-    Recipe(name="proxy", family="qwen2", hidden=96, layers=3, heads=3, reads="warm", warm_traces=3000, seed=900),
-    Recipe(name="proxy-cold", family="qwen2", hidden=96, layers=3, heads=3, reads="base", seed=900),
+    COLD,
+    replace(COLD, name="proxy", reads="warm", start=COLD.name, warm_traces=400),
+    replace(COLD, name="proxy-warm", reads="warm", start=COLD.name, warm_traces=3000, warm_epochs=4),
     Recipe(
         name="proxy-small",
         family="gpt_neox",
@@ -84,7 +87,7 @@ PROXIES = (
         layers=2,
         heads=2,
         reads="warm",
-        warm_traces=3000,
+        warm_traces=400,
         seed=901,
     ),
 )
@@ -212,18 +215,28 @@ def knows(lm: LM, wanted: float = 0.995) -> bool:
 
 def make(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
     """Train one recipe and save it; returns the model as it loads back."""
-    tok = tokenizer(recipe.vocab, recipe.tags)
-    lm = LM(blank(recipe, tok), tok, recipe.name, "new")
-    rng = Random(derive(recipe.seed, "data", recipe.reads))
-    teacher = recipe.reads == "teacher"
-    source = batches(lm, write_teacher if teacher else write_base, rng, recipe.batch)
-    fit(lm, source, recipe, note, steps=recipe.steps, done=None if teacher else lambda: knows(lm))
+    lm = begin(recipe, out, note)
     if recipe.warm_traces:
         lessons = teacher_lessons(load(str(out / "teacher")), recipe)
         order = Random(derive(recipe.seed, "warm-order"))
         steps = recipe.warm_epochs * len(lessons) // recipe.batch
         fit(lm, epochs(lm, lessons, order, recipe.batch), recipe, note, steps=steps)
     return save(lm, out / recipe.name)
+
+
+def begin(recipe: Recipe, out: Path, note: Callable[[str], None]) -> LM:
+    """The model before it reads the teacher: another model's weights, or trained from scratch."""
+    if recipe.start:
+        lm = load(str(out / recipe.start))
+        lm.model.set_attn_implementation("eager")
+        return lm
+    tok = tokenizer(recipe.vocab, recipe.tags)
+    lm = LM(blank(recipe, tok), tok, recipe.name, "new")
+    rng = Random(derive(recipe.seed, "data", recipe.reads))
+    teacher = recipe.reads == "teacher"
+    source = batches(lm, write_teacher if teacher else write_base, rng, recipe.batch)
+    fit(lm, source, recipe, note, steps=recipe.steps, done=None if teacher else lambda: knows(lm))
+    return lm
 
 
 def teacher_lessons(teacher: LM, recipe: Recipe) -> list[Lesson]:
