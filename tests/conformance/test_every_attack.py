@@ -5,41 +5,70 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from azeotrope.attacks.base import AttackRun, Outcome, StudentAttack
+from azeotrope.attacks.base import AttackRun, Outcome, Service, StudentAttack
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack, Maturity, parse_method
 from azeotrope.core.plugins import catalogue
 from azeotrope.core.release import Release
-from azeotrope.core.types import Trace
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
 from azeotrope.models.gradients import nll
 from azeotrope.models.lm import LM
+from azeotrope.tasks.base import Grade
 from conformance.cases import ATTACKS, attack_class
-from tiny import fresh, toy_traces
+from tiny import Toy, fresh, toy_traces
 
 every_attack = pytest.mark.parametrize("kind", ATTACKS)
-CHEAP: dict[str, Any] = {"epochs": 3, "batch_size": 8}
+CHEAP: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 5e-3}
+TEXT = f"{THINK_OPEN}{THINK_CLOSE}xyzzy"
+# These learn from what the student writes itself, which says nothing about the text of the release.
+OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
+
+
+class Echo(Service):
+    """A teacher that always says the lesson."""
+
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        self.queries += len(problems)
+        self.tokens += 5 * len(problems)
+        return [Trace(problem_id=p.id, prompt=p.prompt, text=TEXT) for p in problems]
+
+    def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
+        return self.ask(problems, seed=seed)
+
+
+class Lenient(Toy):
+    """Every text is an answer, so that a student that cannot say anything sensible still gets hits."""
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        return Grade(correct=True, answer="any")
 
 
 def build(kind: str) -> StudentAttack:
     cls = attack_class(kind)
-    attack = cls.model_validate({name: value for name, value in CHEAP.items() if name in cls.model_fields})
+    cheap: dict[str, Any] = {name: value for name, value in CHEAP.items() if name in cls.model_fields}
+    if "sft" in cls.model_fields:
+        cheap = {"sft": CHEAP}
+    attack = cls.model_validate(cheap)
     assert isinstance(attack, StudentAttack)
     return attack
 
 
 def traces(split: str, n: int) -> list[Trace]:
     """A trivially learnable lesson: one short completion after every prompt."""
-    return [Trace(problem_id=t.problem_id, prompt=t.prompt, text="xyzzy") for t in toy_traces(n, split)]
+    return [Trace(problem_id=t.problem_id, prompt=t.prompt, text=TEXT) for t in toy_traces(n, split)]
 
 
 def run(attack: StudentAttack, bases: list[LM], release: Release, seed: int = 0) -> Outcome:
-    return attack.train(bases, release, AttackRun(seed=seed, holdout=traces("holdout", 4)))
+    problems = Toy().problems("release", len(release.traces))
+    around = AttackRun(seed=seed, holdout=traces("holdout", 4), task=Lenient(), problems=problems, service=Echo())
+    return attack.train(bases, release, around)
 
 
 def weights(lm: LM) -> list[torch.Tensor]:
@@ -88,6 +117,8 @@ def test_settings_survive_json_and_unknown_ones_are_named(kind: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_undefended_traces_make_the_student_better(kind: str, family: str) -> None:
     attack = build(kind)
+    if kind in OWN_TEXT:
+        pytest.skip("learns from its own text")
     bases = [fresh(family, spread=0.1), fresh(family, spread=0.1, seed=1)]
     exam = traces("test", 6)
     before = [nll(lm, exam) for lm in bases]

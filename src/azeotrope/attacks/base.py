@@ -1,15 +1,22 @@
-"""What an attack is given and what it returns."""
+"""What an attack is given and what it returns.
+
+The thief's world: a release (through its access level), a task's public side (how problems are worded and
+answers read), a paid service, and student models. Nothing of the defender's.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack
 from azeotrope.core.release import Release
-from azeotrope.core.types import Trace
+from azeotrope.core.types import Problem, Trace
 from azeotrope.models.lm import LM
+from azeotrope.tasks.base import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +29,64 @@ class LossPoint:
     loss: float
 
 
+class Service(ABC):
+    """The defended teacher as its customers see it. Every completion is billed."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.tokens = 0
+
+    @abstractmethod
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        """One defended completion a problem, each beginning with `prefix`; a fresh one for every seed."""
+
+    @abstractmethod
+    def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
+        """One *undefended* completion a problem: what an insider, or a careless endpoint, would give away."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackRun:
-    """What surrounds an attack and is not the thief's: a seed and clean traces for the holdout curve."""
+    """What surrounds an attack: a seed, the task, the problems of the release in its order, the service.
+
+    `holdout` (clean traces for the holdout curve) is the defender's, not the thief's: an attack must not
+    train on it.
+    """
 
     seed: int
     holdout: Sequence[Trace] = ()
+    task: Task | None = None
+    problems: Sequence[Problem] = ()
+    service: Service | None = None
+
+    def need_task(self, attack: str) -> Task:
+        """The task. Raises ConfigError if the run has none."""
+        if self.task is None:
+            raise ConfigError(f"The attack '{attack}' needs the release's task; run it inside a study.")
+        return self.task
+
+    def need_service(self, attack: str) -> Service:
+        """The service. Raises ConfigError if the run has none."""
+        if self.service is None:
+            raise ConfigError(f"The attack '{attack}' needs to query the teacher; run it inside a study.")
+        return self.service
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The trained students (same order as the bases), their curves, and the tokens trained on."""
+    """The trained students (same order as the bases), their curves, and what the attack cost.
+
+    `tokens` counts tokens trained on, `queries` and `query_tokens` what was asked of the service beyond the
+    release, `own_tokens` what the thief's own models generated; `notes` what an attack did to its data.
+    """
 
     students: list[LM]
     losses: list[LossPoint] = field(default_factory=list)
     tokens: int = 0
+    queries: int = 0
+    query_tokens: int = 0
+    own_tokens: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class StudentAttack(Attack):

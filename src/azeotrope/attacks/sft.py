@@ -26,6 +26,8 @@ from azeotrope.core.types import Paper, Trace
 from azeotrope.models.gradients import IGNORE, completions, nll, pad_batch
 from azeotrope.models.lm import LM
 
+Pair = tuple[list[int], list[int], float]  # prompt, completion, weight of its loss
+
 
 class SFT(StudentAttack):
     """Fine-tune on (prompt, completion) pairs with loss on completions only, by transformers' Trainer.
@@ -54,14 +56,31 @@ class SFT(StudentAttack):
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
         """Train each base on the release with its own shuffle seed; see `StudentAttack.train`."""
-        traces = [t for t in release.view(self.needs, reader=f"the attack '{self.kind}'").traces if t.text]
+        traces = release.view(self.needs, reader=f"the attack '{self.kind}'").traces
         outcome = Outcome(students=list(bases))
         for index, lm in enumerate(bases):
-            if traces:
-                data = _Pairs(lm, traces, self.max_length)
-                outcome.losses += self._fit(lm, data, run, index)
-                outcome.tokens += data.tokens * self.epochs
+            self.teach(lm, traces, run, index, outcome)
         return outcome
+
+    def teach(
+        self,
+        lm: LM,
+        traces: Sequence[Trace],
+        run: AttackRun,
+        index: int,
+        outcome: Outcome,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Train one base in place on `traces` (empty ones are skipped), adding to `outcome`.
+
+        `weights` multiply each trace's loss; their mean should be 1.
+        """
+        scale = [1.0] * len(traces) if weights is None else weights
+        kept = [(trace, w) for trace, w in zip(traces, scale, strict=True) if trace.text]
+        if kept:
+            data = _Pairs(lm, [trace for trace, _ in kept], self.max_length, [w for _, w in kept])
+            outcome.losses += self._fit(lm, data, run, index)
+            outcome.tokens += data.tokens * self.epochs
 
     def _fit(self, lm: LM, data: _Pairs, run: AttackRun, index: int) -> list[LossPoint]:
         trainable = {name for name, p in lm.model.named_parameters() if p.requires_grad}
@@ -136,17 +155,27 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
         out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
         logits = out.logits[:, :-1].float()
         target = labels_BT[:, -logits.shape[1] :]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
+        weights_B = inputs.get("weights")
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1),
+            target.flatten(),
+            ignore_index=IGNORE,
+            reduction="mean" if weights_B is None else "none",
+        )
+        if weights_B is not None:
+            weights_BT = weights_B[:, None] * (target != IGNORE)
+            loss = (loss.view_as(weights_BT) * weights_BT).sum() / (target != IGNORE).sum()
         return (loss, out) if return_outputs else loss
 
 
 class _Pairs(Dataset):  # type: ignore[type-arg]
-    """Tokenized (prompt, completion) pairs."""
+    """Tokenized (prompt, completion) pairs with weights."""
 
-    def __init__(self, lm: LM, traces: Sequence[Trace], max_length: int) -> None:
+    def __init__(self, lm: LM, traces: Sequence[Trace], max_length: int, weights: Sequence[float] = ()) -> None:
         prompts = lm.encode_many([t.prompt for t in traces])
         pairs = zip(prompts, completions(lm, traces), strict=True)
         self.pairs = [(a, b[: max(1, max_length - len(a))]) for a, b in pairs]
+        self.weights = list(weights) or [1.0] * len(self.pairs)
         self.tokens = sum(len(a) + len(b) for a, b in self.pairs)
         self.sample = list(traces[:4])
 
@@ -157,8 +186,8 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[list[int], list[int]]:
-        return self.pairs[index]
+    def __getitem__(self, index: int) -> Pair:
+        return *self.pairs[index], self.weights[index]
 
 
 class _Curve(TrainerCallback):  # type: ignore[misc]
@@ -197,9 +226,13 @@ def fast_attention(lm: LM) -> Iterator[None]:
         lm.model.set_attn_implementation(before)
 
 
-def _collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    batch = pad_batch(pairs, pad)
-    return {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
+def _collate(rows: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:
+    batch = pad_batch([(prompt, completion) for prompt, completion, _ in rows], pad)
+    found = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
+    weights = [weight for _, _, weight in rows]
+    if any(weight != 1.0 for weight in weights):
+        found["weights"] = torch.tensor(weights)
+    return found
 
 
 def _check_finite(loss: float, step: int) -> None:

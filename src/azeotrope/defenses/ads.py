@@ -43,7 +43,7 @@ class AntidistillationBase(LogitDefense):
         id="2504.13146", title="Antidistillation Sampling", equations=("Δ (§3)", "central difference", "p̃")
     )
     dial: ClassVar[str] = "lam"
-    sweep: ClassVar[tuple[float, ...]] = (0.1, 0.2, 0.4)
+    sweep: ClassVar[tuple[float, ...]] = (0.06, 0.12, 0.2)
 
     lam: float = Field(default=0.2, ge=0, description="λ, or the KL budget in nats a token")
     spend: Literal["tilt", "kl_budget"] = Field(

@@ -26,7 +26,7 @@ class Temperature(LogitDefense):
     )
     maturity: ClassVar[Maturity] = Maturity.CONTROL
     dial: ClassVar[str] = "heat"
-    sweep: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75)
+    sweep: ClassVar[tuple[float, ...]] = (0.5, 0.8, 1.2)
 
     heat: float = Field(default=0.5, ge=0, description="relative rise of the sampling temperature")
 

@@ -23,13 +23,17 @@ def generate(
     batch_size: int = 192,
     record: bool = False,
     max_new_tokens: int | None = None,
+    prefix: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> list[Trace]:
-    """Sample one trace per problem; a row's seed depends on `seed` and the problem's id only."""
+    """Sample one trace per problem; a row's seed depends on `seed` and the problem's id only.
+
+    With `prefix`, every completion is made to begin with it; it is part of the trace's text.
+    """
     seeds = [derive(seed, "sampling", problem.id) for problem in problems]
     samples = decode(
         lm,
-        lm.encode_many([problem.prompt for problem in problems]),
+        lm.encode_many([problem.prompt + prefix for problem in problems]),
         seeds,
         sampling,
         rules=rules,
@@ -42,7 +46,7 @@ def generate(
         Trace(
             problem_id=problem.id,
             prompt=problem.prompt,
-            text=lm.decode(sample.ids),
+            text=prefix + lm.decode(sample.ids),
             seed=row_seed,
             finished=sample.finished,
             n_tokens=len(sample.ids),

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.types import Problem, Trace
-from azeotrope.models.gradients import IGNORE, pad_batch
+from azeotrope.models.gradients import IGNORE, completions, pad_batch
 from azeotrope.models.lm import LM
 from azeotrope.tasks.base import Probe, Task
 
@@ -77,6 +78,26 @@ def recall(lm: LM, probes: Sequence[Probe], batch_size: int = 96) -> list[Recall
                 for probe, ok in zip(probes[start:stop], hit.tolist(), strict=True)
             ]
     return out
+
+
+def trace_nll(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> list[float]:
+    """Mean negative log-likelihood of each completion in nats per token; 0 for an empty one."""
+    pairs = list(zip(lm.encode_many([t.prompt for t in traces]), completions(lm, traces), strict=True))
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    found = [0.0] * len(pairs)
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = pad_batch([pairs[i] for i in chosen], lm.pad)
+            logits = lm.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[:, :-1]
+            labels_BT = batch.labels_BT[:, 1:]
+            loss_BT = F.cross_entropy(
+                logits.transpose(1, 2).float(), labels_BT, ignore_index=IGNORE, reduction="none"
+            )
+            mean_B = loss_BT.sum(-1) / (labels_BT != IGNORE).sum(-1).clamp(min=1)
+            for i, value in zip(chosen, mean_B.tolist(), strict=True):
+                found[i] = value
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
 def _attack(
     study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings, release: Step
 ) -> Step:
+    assert isinstance(release.spec, ReleaseSpec)
     spec = AttackSpec(
         task=task.settings,
         attack=attack.settings,
@@ -130,6 +131,7 @@ def _attack(
         draw=release.draw,
         seed=study.seed,
         evaluation=study.evaluation,
+        release=release.spec,
     )
     identity = {
         "task": task.identity,

@@ -42,7 +42,10 @@ class ReleaseSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackSpec:
-    """Train all `bases` students of `family` on one release and evaluate them on the test problems."""
+    """Train all `bases` students of `family` on one release and evaluate them on the test problems.
+
+    `release` says how the release was made, for attacks that ask the same service for more.
+    """
 
     task: Json
     attack: Json
@@ -51,6 +54,7 @@ class AttackSpec:
     draw: int
     seed: int
     evaluation: Evaluation
+    release: ReleaseSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from azeotrope.attacks.base import AttackRun, StudentAttack
+from azeotrope.attacks.base import AttackRun, Service, StudentAttack
 from azeotrope.core import plugins
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
@@ -82,12 +82,11 @@ class ModelStages:
     def release(self, spec: ReleaseSpec, out: Path) -> None:
         """Defend the teacher, write its release, and measure it on the test problems."""
         started = time.perf_counter()
-        seed = derive(spec.seed, "bench", spec.draw)
-        bench = _bench(spec.teacher, json.dumps(spec.task, sort_keys=True), spec.sampling, seed)
+        bench = bench_of(spec)
         bench.notes = {}
         task = bench.task
         pipeline = assemble(make_defenses(spec.arm), bench)
-        problems = task.problems("release", spec.n, derive(spec.seed, "release", spec.draw))
+        problems = release_problems(spec, task)
         traces, moved = release_traces(pipeline, task, problems, spec.sampling, derive(spec.seed, spec.draw))
         tests = test_problems(task, spec.seed, spec.evaluation)
         shown, raw = release_traces(
@@ -124,7 +123,14 @@ class ModelStages:
         traces = read_traces(release_dir / "traces.parquet")
         clean = read_traces(release_dir / "holdout.parquet")
         bases = [load(ref) for ref in students_of(spec.family, spec.bases)]
-        run = AttackRun(seed=derive(spec.seed, "attack", spec.draw), holdout=clean)
+        service = DefendedService(spec.release)
+        run = AttackRun(
+            seed=derive(spec.seed, "attack", spec.draw),
+            holdout=clean,
+            task=task,
+            problems=release_problems(spec.release, task),
+            service=service,
+        )
         outcome = attack.train(bases, Release.of(traces, Access.TEXT), run)
         losses = pl.DataFrame(
             [asdict(p) for p in outcome.losses],
@@ -133,7 +139,15 @@ class ModelStages:
         write_parquet(losses, out / "losses.parquet")
         _measure(outcome.students, task, spec.seed, spec.evaluation, clean, out)
         seconds = time.perf_counter() - started
-        write_json(out / "info.json", {"seconds": seconds, "tokens": outcome.tokens})
+        info = {
+            "seconds": seconds,
+            "tokens": outcome.tokens,
+            "queries": outcome.queries,
+            "query_tokens": outcome.query_tokens,
+            "own_tokens": outcome.own_tokens,
+            **outcome.notes,
+        }
+        write_json(out / "info.json", info)
 
     def undistilled(self, spec: UndistilledSpec, out: Path) -> None:
         """Measure the bases as they are."""
@@ -142,6 +156,47 @@ class ModelStages:
         bases = [load(ref) for ref in students_of(spec.family, spec.bases)]
         tokens = _measure(bases, task, spec.seed, spec.evaluation, (), out)
         write_json(out / "info.json", {"seconds": time.perf_counter() - started, "tokens": tokens})
+
+
+class DefendedService(Service):
+    """The teacher behind its defenses, exactly as it made a release; loaded when first asked."""
+
+    def __init__(self, spec: ReleaseSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self._pipeline: Pipeline | None = None
+
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        """See `Service.ask`."""
+        bench = bench_of(self.spec)
+        if self._pipeline is None:
+            self._pipeline = assemble(make_defenses(self.spec.arm), bench)
+        pipeline, sampling = self._pipeline, self.spec.sampling
+        released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
+        self._bill(raw)
+        return released
+
+    def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
+        """See `Service.leak`."""
+        bench = bench_of(self.spec)
+        traces = generate(bench.teacher, problems, bench.task, self.spec.sampling, seed=seed)
+        self._bill(traces)
+        return traces
+
+    def _bill(self, traces: Sequence[Trace]) -> None:
+        self.queries += len(traces)
+        self.tokens += sum(trace.n_tokens for trace in traces)
+
+
+def bench_of(spec: ReleaseSpec) -> Bench:
+    """The defender's bench of a release: the same gradients and holdout traces wherever it is asked for."""
+    seed = derive(spec.seed, "bench", spec.draw)
+    return _bench(spec.teacher, json.dumps(spec.task, sort_keys=True), spec.sampling, seed)
+
+
+def release_problems(spec: ReleaseSpec, task: Task) -> list[Problem]:
+    """The problems of a release, in its order."""
+    return task.problems("release", spec.n, derive(spec.seed, "release", spec.draw))
 
 
 def make_task(settings: Json) -> Task:
@@ -198,17 +253,25 @@ def release_traces(
     seed: int,
     *,
     record: int = 0,
+    prefix: str = "",
 ) -> tuple[list[Trace], list[Trace]]:
     """Sample under a pipeline; return (released traces, the same before text defenses).
 
-    The first `record` problems are decoded with the movement of every token.
+    The first `record` problems are decoded with the movement of every token; `prefix` begins every reply.
     """
     head, tail = list(problems[:record]), list(problems[record:])
     raw: list[Trace] = []
     for part, recorded in ((head, True), (tail, False)):
         if part:
             raw += generate(
-                pipeline.teacher, part, task, sampling, seed=seed, rules=pipeline.rules, record=recorded
+                pipeline.teacher,
+                part,
+                task,
+                sampling,
+                seed=seed,
+                rules=pipeline.rules,
+                record=recorded,
+                prefix=prefix,
             )
     released = []
     for trace in raw:

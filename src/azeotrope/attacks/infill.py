@@ -1,0 +1,106 @@
+"""Bridging gaps: where a step seems to be missing, the undistilled student writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+from pydantic import Field
+
+from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
+from azeotrope.attacks.base import AttackRun
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Trace, split_answer
+from azeotrope.models.decode import decode
+from azeotrope.models.lm import LM
+from azeotrope.models.scoring import trace_nll
+from azeotrope.text.segment import boundaries, segment
+
+
+@dataclass(frozen=True, slots=True)
+class _Junction:
+    """The place before a sentence of a trace: where (row, offset), the sentence, its surprise (nats a token)."""
+
+    row: int
+    at: int
+    sentence: str
+    surprise: float
+
+
+class Infill(AdaptiveSFT):
+    """Find the sentences that surprise the undistilled student most and let it write one sentence before each.
+
+    A bridge stays only if it makes the next sentence more likely by `gain` nats a token. Aims at defenses
+    that remove sentences. No query; the student's own mistakes come in with its bridges.
+    """
+
+    kind: ClassVar[str] = "infill"
+    summary: ClassVar[str] = "regenerate missing steps with the undistilled student, then fine-tune"
+
+    share: float = Field(default=0.2, ge=0, le=1, description="share of junctions that are tried")
+    gain: float = Field(default=0.1, ge=0, description="nats a token the next sentence must gain")
+    temperature: float = Field(default=0.6, ge=0, description="temperature of the bridges")
+    tokens: int = Field(default=32, ge=1, description="longest bridge")
+
+    def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
+        """Bridge the most surprising junctions."""
+        junctions = sorted(_junctions(lm, traces), key=lambda j: (-j.surprise, j.row, j.at))
+        tried = junctions[: round(self.share * len(junctions))]
+        bridges, spent = self._bridges(lm, traces, tried, run)
+        after = trace_nll(
+            lm, [_before(traces[j.row], j, bridge) for j, bridge in zip(tried, bridges, strict=True)]
+        )
+        kept = [
+            (j, bridge)
+            for j, bridge, value in zip(tried, bridges, after, strict=True)
+            if bridge and value <= j.surprise - self.gain
+        ]
+        texts = [trace.text for trace in traces]
+        for j, bridge in sorted(kept, key=lambda item: -item[0].at):  # from the end, so that offsets hold
+            texts[j.row] = texts[j.row][: j.at] + bridge + texts[j.row][j.at :]
+        lessons = [
+            trace if text == trace.text else replace(trace, text=text, n_tokens=0, token_ids=None, moved=None)
+            for trace, text in zip(traces, texts, strict=True)
+        ]
+        return Lessons(lessons, notes={"tried": len(tried), "bridged": len(kept)}, own_tokens=spent)
+
+    def _bridges(
+        self, lm: LM, traces: Sequence[Trace], tried: Sequence[_Junction], run: AttackRun
+    ) -> tuple[list[str], int]:
+        """One sentence before each junction (empty where none was finished), and the tokens written."""
+        if not tried:
+            return [], 0
+        prompts = [traces[j.row].prompt + traces[j.row].text[: j.at].rstrip() for j in tried]
+        seeds = [derive(run.seed, "bridge", j.row, j.at) for j in tried]
+        sampling = Sampling(temperature=self.temperature)
+        samples = decode(lm, lm.encode_many(prompts), seeds, sampling, max_new_tokens=self.tokens)
+        found = []
+        for j, sample in zip(tried, samples, strict=True):
+            written = segment(lm.decode(sample.ids).lstrip())
+            whole = len(written) > 1 and THINK_CLOSE not in written[0] and THINK_OPEN not in written[0]
+            space = traces[j.row].text[: j.at][len(traces[j.row].text[: j.at].rstrip()) :] or " "
+            found.append(written[0].strip() + space if whole else "")
+        return found, sum(len(sample.ids) for sample in samples)
+
+
+def _junctions(lm: LM, traces: Sequence[Trace]) -> list[_Junction]:
+    """Every place between two sentences of a reasoning, with the surprise of the second."""
+    places = []
+    for row, trace in enumerate(traces):
+        reasoning, _ = split_answer(trace.text)
+        ends = boundaries(reasoning)
+        for at, end in pairwise(ends):
+            sentence = reasoning[at:end]
+            if sentence.strip() and THINK_CLOSE not in sentence:
+                places.append(_Junction(row, at, sentence, 0.0))
+    values = trace_nll(lm, [_before(traces[j.row], j, "") for j in places])
+    return [replace(j, surprise=value) for j, value in zip(places, values, strict=True)]
+
+
+def _before(trace: Trace, j: _Junction, bridge: str) -> Trace:
+    """The junction's sentence as a completion of everything before it (and a bridge)."""
+    head = trace.prompt + trace.text[: j.at] + bridge
+    return replace(trace, prompt=head.rstrip(), text=" " + j.sentence.strip(), finished=False)

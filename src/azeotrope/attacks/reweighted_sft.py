@@ -1,0 +1,99 @@
+"""Reweighting traces by what they teach: the student's side of the Distillation Game.
+
+Source: arXiv 2605.22737 (weights w ∝ exp(η v)). With v(x, y) = −⟨∇L(θ), ∇ log π(y|x; θ)⟩, a step on y changes
+the trusted loss L by −(step)·v: a trace with v > 0 helps, and is weighted up. As ∇ nll = −∇ log π, the value is
+v = [nll(θ + εg) − nll(θ − εg)] / 2ε with g = ∇L. (A released implementation has the difference the other way
+round, which weights the poison up.)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
+from azeotrope.attacks.base import AttackRun
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Trace, split_answer
+from azeotrope.models.gradients import ProxyGradient, proxy_gradient
+from azeotrope.models.lm import LM
+from azeotrope.models.scoring import trace_nll
+
+_CLIP = 3.0  # standard deviations
+
+
+class ReweightedSFT(AdaptiveSFT):
+    """Weight each trace by exp(η v), v its (standardized) help for a loss the thief trusts, then fine-tune.
+
+    v is taken at a copy of the base that has read the release for `warmup` epochs. The trusted loss is that
+    of the answers alone (`trusted: answers`: the thief believes the answers, not the reasoning) or of leaked
+    undefended traces (`trusted: leak`). Per token, so that length is not rewarded. η = 0 is `sft`.
+    """
+
+    kind: ClassVar[str] = "reweighted_sft"
+    summary: ClassVar[str] = "weight traces by their help for a trusted loss, then fine-tune"
+    paper: ClassVar[Paper | None] = Paper(
+        id="2605.22737", title="The Distillation Game", equations=("w ∝ exp(η v)",)
+    )
+
+    eta: float = Field(default=1.0, ge=0, description="η: how strongly weights follow v (in SDs of v)")
+    trusted: Literal["answers", "leak"] = Field(default="answers", description="what the thief trusts")
+    leaked: int = Field(default=64, ge=2, description="undefended traces, for trusted=leak")
+    warmup: int = Field(default=1, ge=1, description="epochs on the release before v is measured")
+    epsilon: float = Field(default=0.01, gt=0, description="length of the finite-difference step in θ")
+
+    def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
+        """Measure v and turn it into weights of mean 1."""
+        student = self.pupil(lm, traces, run, self.warmup)
+        gradient = proxy_gradient(student, self._trusted(traces, run))
+        values = help_of(student, gradient, traces, self.epsilon)
+        weights = weights_of(values, self.eta)
+        notes = {"largest_weight": max(weights), "split_half_cosine": gradient.split_half_cosine}
+        return Lessons(traces, weights, notes)
+
+    def _trusted(self, traces: Sequence[Trace], run: AttackRun) -> list[Trace]:
+        if self.trusted == "leak":
+            run.need_task(self.kind)
+            service = run.need_service(self.kind)
+            return service.leak(run.problems[: self.leaked], seed=derive(run.seed, "trusted"))
+        found = []
+        for trace in traces:
+            _, answer = split_answer(trace.text)
+            if answer.strip():
+                found.append(replace(trace, text=f"{THINK_OPEN}{THINK_CLOSE}{answer}"))
+        if len(found) < 2:
+            raise ConfigError(
+                "'reweighted_sft' with trusted=answers needs a release with answers; use trusted=leak."
+            )
+        return found
+
+
+def help_of(lm: LM, gradient: ProxyGradient, traces: Sequence[Trace], epsilon: float) -> list[float]:
+    """v per trace and token: how much a step on the trace lowers the trusted loss (unit gradient)."""
+    scale = epsilon / max(gradient.norm, 1e-300)
+    plus, minus = (trace_nll(_moved(lm, gradient, sign * scale), traces) for sign in (1.0, -1.0))
+    return [(a - b) / (2.0 * epsilon) for a, b in zip(plus, minus, strict=True)]
+
+
+def weights_of(values: Sequence[float], eta: float) -> list[float]:
+    """exp(η·standardized v), clipped, with mean 1."""
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values)) or 1.0
+    raw = [math.exp(eta * max(-_CLIP, min(_CLIP, (v - mean) / spread))) for v in values]
+    total = math.fsum(raw)
+    return [len(raw) * w / total for w in raw]
+
+
+def _moved(lm: LM, gradient: ProxyGradient, step: float) -> LM:
+    model = copy.deepcopy(lm.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(gradient.vectors[name].to(parameter.dtype), alpha=step)
+    return LM(model, lm.tokenizer, lm.ref, lm.revision)
