@@ -19,6 +19,7 @@ from azeotrope.study.forecast import Forecast, duration, forecast, stage_rate
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
 from azeotrope.study.plan import Plan, make_plan
 from azeotrope.study.progress import Progress
+from azeotrope.study.recovery import recovery_table
 from azeotrope.study.specs import STAGES, Stages
 from azeotrope.study.store import Store, disk, run_lock, write_bytes, write_json, write_parquet
 from azeotrope.study.tables import load_task
@@ -145,6 +146,7 @@ def write_tables(
         "samples": aggregate.samples_table(plan, store),
         "losses": aggregate.losses_table(plan, store),
         "costs": aggregate.costs_table(plan, store),
+        "recovery": recovery_table(plan, tasks, store),
     }
     differences = aggregate.diffs(plan, store)
     with disk(folder):
