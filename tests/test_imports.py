@@ -27,6 +27,10 @@ TORCH_FREE = (
     "defenses.traceguard",
     "defenses.random_sentences",
     "defenses.none",
+    "defenses.summary",
+    "defenses.answer_only",
+    "defenses.hide_reasoning",
+    "cli.datafile",
 )
 
 

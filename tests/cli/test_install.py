@@ -86,8 +86,11 @@ def test_plain_install(tmp_path: Path) -> None:
         + """
 import contextlib, io, json
 from azeotrope.cli.entry import call
+open("a.jsonl", "w").write(json.dumps({"text": "<think>Two. Wait, three.</think> 3"}))
 found = {}
 for line in (["--help"], ["list"], ["list", "--json"], ["doctor", "--json"], ["show", "traceguard"],
+             ["defend", "a.jsonl", "-o", "b.jsonl", "--defense", "summary:share=0.4", "--json"],
+             ["defend", "a.jsonl", "-o", "c.jsonl", "--defense", "ads"],
              ["show", "ads"], ["new", "defense", "mine", "--stage", "trace"],
              ["evaluate", "--model", "embedded/teacher", "--task", "lookup"],
              ["traces", "--teacher", "x", "--task", "lookup", "--out", "x.jsonl"]):
@@ -122,5 +125,10 @@ print(json.dumps(found))
         code_, out, err = found[line]
         assert (code_, out) == (3, ""), (line, err)
         assert "pip install 'azeotrope[lab]'" in err
+    assert found["defend a.jsonl -o b.jsonl --defense summary:share=0.4 --json"][0] == 0
+    assert json.loads((tmp_path / "b.jsonl").read_text())["text"] == "<think>Wait, three.</think> 3"
+    refused = found["defend a.jsonl -o c.jsonl --defense ads"]
+    assert refused[0] == 2
+    assert "choose from: answer_only, hide_reasoning" in refused[2]
     assert found["guard"] == "<think>Two. </think> 3"
     assert "".join(found["segments"]) == "<think>Two. Wait, three.</think> 3"

@@ -25,6 +25,8 @@ OPTIONS = {
                          "--json"],
     "azeotrope attack": ["--release", "--student", "--out", "--attack", "--seed", "--json"],
     "azeotrope evaluate": ["--model", "--task", "--n", "--temperature", "--seed", "--json"],
+    "azeotrope epsilon": ["--teacher", "--proxy", "--task", "--n", "--seed", "--json"],
+    "azeotrope defend": ["SOURCE", "--out", "--defense", "--field", "--seed", "--force", "--json"],
     "azeotrope new": [],
     "azeotrope new defense": ["NAME", "--stage", "--dir", "--json"],
 }  # fmt: skip
