@@ -24,6 +24,7 @@ TORCH_FREE = (
     "core",
     "text",
     "report",
+    "detect",
     "defenses.traceguard",
     "defenses.random_sentences",
     "defenses.none",

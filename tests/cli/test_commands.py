@@ -24,12 +24,12 @@ def test_list_json_has_every_catalog(invoke: Invoke) -> None:
     found = invoke("list", "--json")
     listed = json.loads(found.out)
     assert (found.code, found.err) == (0, "")
-    assert set(listed) == {"defenses", "attacks", "tasks", "models"}
+    assert set(listed) == {"defenses", "attacks", "tasks", "detectors", "models"}
     ads = next(entry for entry in listed["defenses"] if entry["name"] == "ads")
     assert (ads["stage"], ads["dial"], ads["paper"], ads["problem"]) == ("logits", "lam", "2504.13146", "")
     assert all(
         entry["summary"] and not entry["problem"]
-        for group in ("defenses", "attacks", "tasks")
+        for group in ("defenses", "attacks", "tasks", "detectors")
         for entry in listed[group]
     )
 
@@ -71,7 +71,7 @@ def test_doctor_names_a_broken_plugin(invoke: Invoke, monkeypatch: pytest.Monkey
     broken = importlib.metadata.EntryPoint("bad", "no_such_module_here:Bad", "azeotrope.tasks")
     assert "no_such_module_here" in read("tasks", broken).problem
     good = {"none": plugins.catalogue("defenses")["none"]}
-    fake = {"defenses": good, "attacks": {}, "tasks": {"bad": broken}}
+    fake = {"defenses": good, "attacks": {}, "tasks": {"bad": broken}, "detectors": {}}
     for module in (doctor, plugins):
         monkeypatch.setattr(module, "catalogue", lambda group: fake[group])
     found = invoke("doctor", "--json")

@@ -18,11 +18,12 @@ CATALOGS = (*GROUPS, "models")
 
 def list_(
     what: Annotated[
-        str | None, typer.Argument(metavar="[WHAT]", help="defenses, attacks, tasks or models; default all")
+        str | None,
+        typer.Argument(metavar="[WHAT]", help="defenses, attacks, tasks, detectors or models; default all"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the defenses, attacks, tasks and embedded models."""
+    """List the defenses, attacks, tasks, detectors and embedded models."""
     if what is not None and what not in CATALOGS:
         raise ConfigError(f"There is no list of '{what}'.{nearest(what, CATALOGS)}")
     wanted = CATALOGS if what is None else (what,)
@@ -40,10 +41,12 @@ def list_(
 
 
 def show_(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="the name of a defense, attack or task")],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="the name of a defense, attack, task or detector")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Show a method or task: what it does, its paper, its dial and every parameter."""
+    """Show a method, task or detector: what it does, its paper, its dial and every parameter."""
     about = describe(find(method), method)
     if as_json:
         emit(about)

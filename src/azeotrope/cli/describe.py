@@ -23,7 +23,7 @@ def find(name: str) -> str:
         if name in plugins.catalogue(group):
             return group
     known = [entry for group in plugins.GROUPS for entry in plugins.catalogue(group)]
-    raise ConfigError(f"There is no method or task '{name}'.{nearest(name, known)}")
+    raise ConfigError(f"There is no method, task or detector '{name}'.{nearest(name, known)}")
 
 
 def describe(group: str, name: str) -> dict[str, Any]:

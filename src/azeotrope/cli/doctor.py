@@ -29,7 +29,7 @@ def examine(runs: Path) -> dict[str, Any]:
                      for name, state in plugins[group].items() if state.startswith("broken")]  # fmt: skip
     models = embedded.models()
     problems += [f"The model '{m['name']}' is damaged: {m['problem']}." for m in models if m["problem"]]
-    packages = {name: _version(name) for name in (*BASE, *sorted(name.replace("_", "-") for name in EXTRAS))}
+    packages = {name: _version(name) for name in (*BASE, *sorted(map(_distribution, EXTRAS)))}
     missing = [name for name, found in packages.items() if found is None]
     if missing:
         advice.append(f"Not installed: {', '.join(missing)}; for everything: "
@@ -101,6 +101,11 @@ def _free_gb(folder: Path) -> float | None:
         except OSError:
             continue
     return None
+
+
+def _distribution(module: str) -> str:
+    """The name under which a module is installed."""
+    return "scikit-learn" if module == "sklearn" else module.replace("_", "-")
 
 
 def _version(package: str) -> str | None:

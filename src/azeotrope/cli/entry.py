@@ -16,9 +16,7 @@ from azeotrope.core.errors import AzeotropeError, MissingError, RunError
 PROGRAM = "azeotrope"
 TRACEBACK = "--traceback"
 INTERRUPTED = 130
-LAB = frozenset(
-    {"torch", "transformers", "tokenizers", "safetensors", "scipy", "peft", "accelerate", "math_verify"}
-)
+LAB = frozenset("torch transformers tokenizers safetensors scipy sklearn peft accelerate math_verify".split())
 EXTRAS = {**dict.fromkeys(LAB, "lab"), "reasoning_gym": "procedural", "datasets": "hub"}
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[1]  # whichever click typer brings along
 

@@ -35,8 +35,11 @@ Found = dict[str, Any]
 
 
 def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, temperature: float, seed: int,
-                out: Path) -> Found:  # fmt: skip
-    """Sample `n` traces of the release split under a composition of defenses, and write them to `out`."""
+                resample: int = 0, out: Path) -> Found:  # fmt: skip
+    """Sample `n` traces of the release split under a composition of defenses, and write them to `out`.
+
+    `resample` 0 is the sample of a study; any other number is an independent one of the same problems.
+    """
     tracefile.check_name(out)
     parsed = methods.parse("tasks", task)
     acting = [methods.parse("defenses", text) for text in defenses]
@@ -45,7 +48,7 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
     problems = parsed.problems("release", n, derive(seed, "release", 0))
     say(f"Sampling {n} traces from {teacher}.")
     start = time.monotonic()
-    said, raw = release_traces(assemble(acting, bench), parsed, problems, bench.sampling, derive(seed, 0))
+    said, raw = release_traces(assemble(acting, bench), parsed, problems, bench.sampling, derive(seed, resample))
     seconds = time.monotonic() - start
     tracefile.write(said, out)
     right = sum(score.correct for score in score_traces(parsed, problems, said))

@@ -27,13 +27,17 @@ def traces(
     ] = None,
     temperature: Temperature = 0.6,
     seed: Seed = 0,
+    resample: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Another number samples the same problems once more.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Sample a release from a (defended) teacher and write it to a file."""
     from azeotrope.cli import lab
 
-    wanted = defense or []
-    _tell(lab.make_traces(teacher, task, wanted, n=n, temperature=temperature, seed=seed, out=out), as_json)
+    found = lab.make_traces(teacher, task, defense or [], n=n, temperature=temperature, seed=seed,
+                            resample=resample, out=out)  # fmt: skip
+    _tell(found, as_json)
 
 
 def attack(

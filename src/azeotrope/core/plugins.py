@@ -1,4 +1,4 @@
-"""The catalogue: defenses, attacks and tasks found by entry point. Built-ins use the same door."""
+"""The catalogue: defenses, attacks, tasks and detectors found by entry point. Built-ins use the same door."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 
-GROUPS = ("defenses", "attacks", "tasks")
+GROUPS = ("defenses", "attacks", "tasks", "detectors")
 
 
 @cache
