@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from azeotrope.models.attention import step_attention
 from azeotrope.models.cache import RoomyCache, RoomyLayer, capacity
 from azeotrope.models.stepper import Stepper
 from tiny import FAMILIES, path, prompts, tiny
@@ -89,3 +91,36 @@ def test_a_closed_cache_holds_nothing() -> None:
     assert all(layer.buffers for layer in stepper.cache.layers)
     stepper.close()
     assert not any(layer.buffers for layer in stepper.cache.layers)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["bool", "float", "none"])
+def test_step_attention_is_the_fused_kernels(groups: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    query, key, value = draw(3, 4, 1, 8), draw(3, 4 // groups, 9, 8), draw(3, 4 // groups, 9, 8)
+    mask = torch.ones(3, 1, 1, 9, dtype=torch.bool)
+    mask[0, ..., 7:] = False
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+    given = {
+        "bool": mask,
+        "float": torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -1e9),
+        "none": None,
+    }[kind]
+    got, _ = step_attention(module, query, key, value, given, scaling=0.3, dropout=0.0)
+    wanted, _ = sdpa_attention_forward(module, query, key, value, given, scaling=0.3, dropout=0.0)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_the_models_attention_is_as_before_after_a_step() -> None:
+    lm = tiny("llama")
+    before = lm.model.config._attn_implementation
+    stepper = Stepper(lm)
+    with torch.no_grad():
+        stepper.prefill([[3, 4]])
+        stepper.advance(torch.tensor([5]))
+    assert lm.model.config._attn_implementation == before == "sdpa"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from azeotrope.models.attention import stepping
 from azeotrope.models.cache import RoomyCache, capacity
 from azeotrope.models.lm import LM
 
@@ -75,7 +76,8 @@ class Stepper:
         self.mask_BC[:, self.length] = 1
         self.length += 1
         self.positions_B1 = self.positions_B1 + 1
-        return self._forward(tokens_B[:, None], self.positions_B1)
+        with stepping(self.lm.model):
+            return self._forward(tokens_B[:, None], self.positions_B1)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the given rows (int64 [B'])."""

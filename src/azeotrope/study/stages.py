@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import polars as pl
@@ -42,6 +41,7 @@ from azeotrope.study.specs import (
 )
 from azeotrope.study.store import read_parquet, write_json, write_parquet
 from azeotrope.tasks.base import Task
+from azeotrope.text.rows import apply
 
 VERSION = 2
 HOLDOUT_TRACES = 48  # clean traces for holdout curves and the style measure
@@ -273,11 +273,7 @@ def release_traces(
                 record=recorded,
                 prefix=prefix,
             )
-    released = []
-    for trace in raw:
-        for defense in pipeline.text:
-            trace = defense.rewrite(trace, Random(derive(seed, "rewrite", trace.problem_id)))
-        released.append(trace)
+    released = [apply(t, pipeline.text, derive(seed, "rewrite", t.problem_id)) for t in raw]
     return released, raw
 
 
