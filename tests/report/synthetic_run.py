@@ -13,6 +13,13 @@ import polars as pl
 TASKS = ("arithmetic", "lookup")
 STUDENTS = ("gpt-small", "llama-small")
 ATTACKS = ("sft", "sft_filtered")
+# attack → (recovery, half the interval, queries, own tokens, seconds); only `sft_filtered` is in the results too
+ADAPTIVE = {
+    "answers_only": (-0.4, 0.3, 0, 0, 21.4),
+    "resampled_sft(check=consensus, tries=4)": (0.1, 0.25, 9000, 0, 260.0),
+    "sft_filtered": (0.35, 0.15, 0, 0, 55.2),
+    "trace_inversion": (0.3, 0.1, 3000, 1250000, 410.8),
+}
 BASE = {"arithmetic": (0.93, 0.72, 0.14), "lookup": (0.88, 0.66, 0.21)}
 
 # kind → (dial, is_control, teacher drop at full strength, student drop, validity drop, strengths)
@@ -38,6 +45,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     pl.DataFrame(_equal_cost(rng), infer_schema_length=None).write_parquet(folder / "equal_cost.parquet")
     pl.DataFrame(_losses(rng), infer_schema_length=None).write_parquet(folder / "losses.parquet")
     pl.DataFrame(_costs(rng), infer_schema_length=None).write_parquet(folder / "costs.parquet")
+    pl.DataFrame(_recovery(Random(seed + 1)), infer_schema_length=None).write_parquet(folder / "recovery.parquet")
     (folder / "diffs.json").write_text(json.dumps(_diffs(rng)), encoding="utf-8")
     (folder / "manifest.json").write_text(json.dumps(_manifest()), encoding="utf-8")
     return folder
@@ -141,6 +149,38 @@ def _comparison(
         "reference": reference, "difference": value if reached else None,
         "low": value - half if reached else None, "high": value + half if reached else None,
         "p": p if reached else None, "n": 400, "n_seeds": 5, "status": "ok" if reached else "not reached",
+    }  # fmt: skip
+
+
+def _recovery(rng: Random) -> list[dict[str, Any]]:
+    """Attacks in the order of their names; the page has to put the worst first."""
+    rows = []
+    for task in TASKS:
+        for student in STUDENTS:
+            for metric in ("student_accuracy", "recall_hidden"):
+                for arm in (arm for arm in arms() if arm["defense"] != "none"):
+                    for attack in ADAPTIVE:
+                        rows.append(_recovered(rng, task, student, metric, arm, attack))
+    return rows
+
+
+def _recovered(
+    rng: Random, task: str, student: str, metric: str, arm: dict[str, Any], attack: str
+) -> dict[str, Any]:
+    clean = BASE[task][1] - 0.06 * STUDENTS.index(student)
+    lost = KINDS[arm["defense"]][3] * arm["share"] ** 0.8
+    share, half, queries, own, seconds = ADAPTIVE[attack]
+    share += rng.gauss(0, 0.01)
+    nothing = lost < 0.075  # the weakest arms
+    half *= 0.12 / lost
+    return {
+        "task": task, "student": student, "arm": arm["arm"], "attack": attack, "metric": metric,
+        "clean": clean, "passive": clean - lost, "value": clean - lost * (1 - share),
+        "gain": lost * share, "gain_low": lost * (share - half), "gain_high": lost * (share + half),
+        "recovery": None if nothing else share, "recovery_low": None if nothing else share - half,
+        "recovery_high": None if nothing else share + half, "n": 400, "n_seeds": 5,
+        "status": "nothing lost" if nothing else "ok", "queries": queries, "query_tokens": 84 * queries,
+        "own_tokens": own, "trained_tokens": 410000, "seconds": seconds,
     }  # fmt: skip
 
 

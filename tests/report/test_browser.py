@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import headless
+import polars as pl
 import pytest
+from synthetic_run import HOSTILE
 
 from azeotrope.report import build
 
@@ -213,6 +217,129 @@ def test_equal_cost_table_filters_and_sorts(driver: Any, page: Path) -> None:
     assert values == sorted(values)
     assert texts(driver, "#equal-table th[aria-sort=ascending]") == ["Difference"]
     assert {"below", "not separable", "not reached"} <= set(texts(driver, "#equal-table .chip"))
+
+
+RECOVERED = """
+  return [...document.querySelectorAll('#recovery .recovery-arm')].map((arm) => [
+    arm.querySelector('.recovery-head b').textContent,
+    [...arm.querySelectorAll('.attack')].map((n) => n.textContent)]);"""
+RESAMPLED = "resampled_sft(check=consensus, tries=4)"
+WORST_FIRST = ["sft_filtered", "trace_inversion", RESAMPLED, "answers_only"]
+
+
+def test_recovery_picture_has_the_worst_case_first_inside_each_arm(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    found = js(driver, RECOVERED)
+    assert [arm for arm, _ in found][:5] == [f"ads lam={x}" for x in ("0.05", "0.1", "0.2", "0.4")] + [
+        "traceguard budget=0.1"
+    ]
+    assert all(attacks == WORST_FIRST for _, attacks in found)
+    js(driver, "document.querySelector('#recovery .quiet:not([hidden])').click()")
+    assert len(js(driver, RECOVERED)) == 21
+    choose(driver, "defense", "gaussian", "#recovery")
+    assert [arm for arm, _ in js(driver, RECOVERED)] == [f"gaussian sigma={x}" for x in ("0.5", "1", "2")]
+    lost = texts(driver, "#recovery .nothing-lost")
+    assert len(lost) == 4
+    assert re.fullmatch(r"nothing lost; gain \+\d\.\d \[\+\d\.\d, \+\d\.\d\] points", lost[0])
+    assert js(driver, "return document.querySelectorAll('#recovery .recovery-mark').length") == 8
+    seen = {js(driver, "return document.getElementById('recovery-view').innerText")}
+    for label, value in (("task", "lookup"), ("student", "llama-small"), ("what the thief gets", "recall_hidden")):
+        choose(driver, label, value, "#recovery")
+        text = js(driver, "return document.getElementById('recovery-view').innerText")
+        assert not re.search(r"\b(NaN|undefined|null|Infinity)\b", text)
+        seen.add(text)
+    assert len(seen) == 4
+
+
+def test_recovery_references_stand_at_zero_and_one(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    zero, one, dot, low, high = js(driver, """
+      const image = document.querySelector('#recovery .recovery-mark');
+      const x = (node) => node.getBoundingClientRect().left + node.getBoundingClientRect().width / 2;
+      const range = image.querySelector('line.range').getBoundingClientRect();
+      const references = [...image.querySelectorAll('.reference')].map(x);
+      return [...references, x(image.querySelector('.mark')), range.left, range.right];""")  # fmt: skip
+    shown = texts(driver, "#recovery tbody tr:first-child td:nth-child(7)")[0]
+    told = [float(part) for part in re.findall(r"[−\d.]+", shown)]
+    assert [100 * (x - zero) / (one - zero) for x in (dot, low, high)] == pytest.approx(told, abs=0.6)
+    ticks = js(driver, """return [...document.querySelectorAll('#recovery .recovery-ticks > span')].map((n) =>
+      [n.innerText, n.getBoundingClientRect().left + n.getBoundingClientRect().width / 2])""")  # fmt: skip
+    named = {text.split("\n")[-1]: x for text, x in ticks if "\n" in text}
+    assert named == pytest.approx({"passive": zero, "undefended": one}, abs=1)
+
+
+def test_recovery_table_sorts_and_names_the_price(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    choose(driver, "defense", "gaussian", "#recovery")
+    heads = texts(driver, "#recovery th")
+    assert heads[-3:] == ["Queries", "Own tokens", "Seconds"]
+    js(driver, f"document.querySelectorAll('#recovery th button')[{heads.index('Recovery')}].click()")
+    column = texts(driver, f"#recovery tbody td:nth-child({heads.index('Recovery') + 1})")
+    values = [float(text.split(" ")[0].replace("−", "-")) for text in column if text != "nothing lost"]
+    assert len(values) == 8
+    assert values == sorted(values)
+    assert column[-4:] == ["nothing lost"] * 4
+    assert texts(driver, "#recovery th[aria-sort=ascending]") == ["Recovery"]
+    assert texts(driver, "#recovery tbody tr:first-child td:last-child") == ["21.4"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_recovery_intervals_have_contrast_and_names_fit(driver: Any, page: Path, width: int, theme: str) -> None:
+    headless.show(driver, page, width, theme)
+    faint, out = js(driver, """
+      const lum = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((a, v, i) => a + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const page = lum(getComputedStyle(document.body).backgroundColor);
+      const all = (selector) => [...document.querySelectorAll(selector)];
+      const strokes = all('#recovery .range, #recovery .whisker .span').map((n) => getComputedStyle(n));
+      const ratio = (s) => {
+        const [a, b] = [lum(s.stroke), page].sort((x, y) => x - y);
+        return (b + 0.05) / (a + 0.05);
+      };
+      const names = all('#recovery .recovery-ticks > span').map((n) => n.getBoundingClientRect());
+      return [strokes.filter((s) => s.opacity !== '1' || ratio(s) < 3).length,
+        names.filter((b) => b.left < 0 || b.right > innerWidth).length];""")  # fmt: skip
+    assert (faint, out) == (0, 0)
+
+
+def test_recovery_rows_are_one_tab_stop_with_a_tooltip(driver: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    headless.show(driver, page, 390, "dark")
+    js(driver, "document.querySelector('#recovery .recovery-mark').focus()")
+    told = texts(driver, "#tip")[0]
+    assert told.startswith("ads lam=0.05, sft_filtered")
+    assert "n = 400, 5 seeds" in told
+    assert "0 queries, 0 own tokens, 55.2 seconds" in told
+    press(driver, Keys.END)
+    assert js(driver, "return document.activeElement.closest('.recovery-arm') !== null")
+    press(driver, Keys.TAB)
+    assert js(driver, "return document.activeElement.className") == "quiet"
+
+
+def test_extreme_and_hostile_recoveries_stay_inside(driver: Any, finished_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    frame = pl.read_parquet(folder / "recovery.parquet")
+    frame = frame.filter(pl.col("arm") == "ads lam=0.1").with_columns(
+        pl.col("attack").replace("sft_filtered", HOSTILE),
+        recovery=pl.col("recovery") * 40,
+        recovery_low=pl.col("recovery_low") * 60,
+        recovery_high=pl.col("recovery_high") * 60,
+    )
+    frame.write_parquet(folder / "recovery.parquet")
+    headless.show(driver, build(folder), 390, "light")
+    assert js(driver, "return document.documentElement.dataset.ready") == "yes"
+    assert js(driver, "return window.pwned") is None
+    assert js(driver, "return document.documentElement.scrollWidth") <= 390
+    assert HOSTILE in texts(driver, "#recovery .attack")
+    assert HOSTILE in texts(driver, "#recovery tbody td")
+    assert "An arrow marks an interval that goes on" in texts(driver, "#recovery .count")[0]
+    assert js(driver, "return document.querySelectorAll('#recovery .mark.outside').length") > 0
+    assert js(driver, """return [...document.querySelectorAll('#recovery .recovery-mark *')]
+      .map((n) => n.getBoundingClientRect()).every((b) => b.left >= 0 && b.right <= innerWidth)""")  # fmt: skip
+    assert driver.get_log("browser") == []
 
 
 def test_results_table_searches_and_expands(driver: Any, page: Path) -> None:

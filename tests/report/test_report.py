@@ -24,6 +24,8 @@ from azeotrope.report.palette import _BUILT_IN, _SPARE, BACKGROUND
 from azeotrope.report.traces import cut
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, caution, reading, verdict
 
+PARTS = ["equal_cost.parquet", "losses.parquet", "costs.parquet", "recovery.parquet", "diffs.json"]
+
 
 @pytest.fixture
 def copied(finished_run: Path, tmp_path: Path) -> Path:
@@ -64,7 +66,8 @@ def test_page_has_all_sections_in_order_and_loads_nothing(finished_run: Path, tm
     outline = Outline()
     outline.feed(text)
     assert outline.sections == [
-        "verdict", "tradeoff", "equal", "traces", "losses", "costs", "results", "reproduce", "glossary",
+        "verdict", "tradeoff", "equal", "recovery", "traces", "losses", "costs", "results", "reproduce",
+        "glossary",
     ]  # fmt: skip
     assert all(source.startswith(("#", "data:")) for source in outline.sources)
     assert "link" not in [tag for tag in outline.tags if tag != "link"]
@@ -124,7 +127,7 @@ def test_embedding_is_lossless_and_inert(text: str) -> None:
 # Absent and damaged files
 
 
-@pytest.mark.parametrize("name", ["equal_cost.parquet", "losses.parquet", "costs.parquet", "diffs.json"])
+@pytest.mark.parametrize("name", PARTS)
 def test_absent_parts_are_left_out(copied: Path, tmp_path: Path, name: str) -> None:
     (copied / name).unlink()
     text = build(copied, tmp_path / "page.html").read_text(encoding="utf-8")
@@ -141,7 +144,7 @@ def test_incomplete_run_says_so(copied: Path, name: str) -> None:
         build(copied)
 
 
-@pytest.mark.parametrize("name", ["results", "equal_cost", "losses", "costs"])
+@pytest.mark.parametrize("name", ["results", "equal_cost", "losses", "costs", "recovery"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.97])
 def test_truncated_parquet_is_one_sentence(copied: Path, name: str, keep: float) -> None:
     path = copied / f"{name}.parquet"

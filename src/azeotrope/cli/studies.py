@@ -156,11 +156,16 @@ def _report(folder: Path, out: Path | None, open_: bool, as_json: bool) -> None:
     page = build(folder, out)
     said = verdict(load_run(folder))
     findings = [{"task": finding.task, "sentence": finding.sentence} for finding in said.findings]
-    told: dict[str, Any] = {"lead": said.lead, "findings": findings, "caution": said.caution}
+    adapting = [{"task": one.task, "defense": one.defense, "sentence": one.sentence} for one in said.adapting]
+    told: dict[str, Any] = {
+        "lead": said.lead, "adapting": adapting, "findings": findings, "caution": said.caution,
+    }  # fmt: skip
     if as_json:
         emit({"run": folder, "report": page, "verdict": told})
     else:
-        show(said.lead, *(f"  {item['task']}: {item['sentence']}" for item in findings), said.caution)
+        show(
+            said.lead, *(f"  {item['task']}: {item['sentence']}" for item in [*adapting, *findings]), said.caution
+        )
         show(f"Report: {page}")
     if open_:
         open_page(page)

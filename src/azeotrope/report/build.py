@@ -19,7 +19,7 @@ from azeotrope.report.svg import plot
 from azeotrope.report.verdict import verdict
 
 STYLES = ("page.css",)
-SCRIPTS = ("base.js", "table.js", "tradeoff.js", "losses.js", "traces.js", "main.js")
+SCRIPTS = ("base.js", "table.js", "tradeoff.js", "losses.js", "recovery.js", "traces.js", "main.js")
 
 
 def build(run_dir: Path, out: Path | None = None) -> Path:
@@ -52,6 +52,8 @@ def render(run: Run) -> str:
         verdict=prose.verdict(verdict(run)),
         notes=prose.notes(run),
         confidence=prose.confidence(run),
+        recovery_link="" if run.recovery is None else '<a href="#recovery">Adapting</a>',
+        recovery=_recovery(run),
         fallback=base64.b64encode(plot(run, first, "student_accuracy").encode()).decode(),
         reproduce=prose.reproduce(run),
         glossary=prose.glossary(run),
@@ -71,6 +73,13 @@ def embed(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _recovery(run: Run) -> str:
+    """The section on adaptive attacks; nothing where the run compared none with a passive one."""
+    if run.recovery is None:
+        return ""
+    return Template(_asset("recovery.html")).substitute(confidence=prose.confidence(run))
 
 
 def _policy(script: str) -> str:

@@ -31,6 +31,14 @@ COSTS = {
     "task": pl.String, "arm": pl.String, "stage": pl.String, "seconds": pl.Float64, "tokens": pl.Float64,
     "tokens_per_second": pl.Float64, "relative": pl.Float64,
 }  # fmt: skip
+RECOVERY = {
+    "task": pl.String, "student": pl.String, "arm": pl.String, "attack": pl.String, "metric": pl.String,
+    "clean": pl.Float64, "passive": pl.Float64, "value": pl.Float64,
+    "gain": pl.Float64, "gain_low": pl.Float64, "gain_high": pl.Float64,
+    "recovery": pl.Float64, "recovery_low": pl.Float64, "recovery_high": pl.Float64,
+    "n": pl.Int64, "n_seeds": pl.Int64, "status": pl.String,
+    "queries": pl.Int64, "own_tokens": pl.Int64, "seconds": pl.Float64,
+}  # fmt: skip
 Schema = Mapping[str, type[pl.DataType]]
 
 
@@ -44,6 +52,7 @@ class Run:
     equal_cost: pl.DataFrame | None
     losses: pl.DataFrame | None
     costs: pl.DataFrame | None
+    recovery: pl.DataFrame | None
     diffs: list[dict[str, Any]] | None
 
 
@@ -62,6 +71,7 @@ def load_run(folder: Path) -> Run:
     diffs = _json(folder / "diffs.json")
     if diffs is not None and not isinstance(diffs, list):
         raise RunError(f"'{folder / 'diffs.json'}' must hold a JSON list.")
+    recovery = _frame(folder / "recovery.parquet", RECOVERY)
     return Run(
         folder=folder,
         manifest=manifest,
@@ -69,6 +79,7 @@ def load_run(folder: Path) -> Run:
         equal_cost=_frame(folder / "equal_cost.parquet", EQUAL_COST),
         losses=_frame(folder / "losses.parquet", LOSSES),
         costs=_frame(folder / "costs.parquet", COSTS),
+        recovery=None if recovery is None or recovery.is_empty() else recovery,
         diffs=diffs or None,
     )
 

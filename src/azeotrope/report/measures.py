@@ -121,6 +121,12 @@ TERMS = (
     ("Nat", "Unit of information with base e. 0.69 nats are one bit."),
 )
 
+RECOVERY = (
+    "Recovery",
+    "The share of what the passive student lost to a defense that an adaptive attack brings back: 0 % is what "
+    "fine-tuning on the defended release gives, 100 % what it gives on the undefended one.",
+)
+
 _BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
@@ -146,6 +152,11 @@ def show(name: str, value: float) -> str:
     if form == "share":
         return f"{100 * value:.1f} %"
     return f"{points(value)} points" if form == "points" else f"{value:.3g}".replace("-", "−")
+
+
+def seeds(count: int) -> str:
+    """Count student seeds in words."""
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def show_p(p: float | None) -> str:

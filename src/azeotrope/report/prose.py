@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from azeotrope.report.load import Run
-from azeotrope.report.measures import TERMS, UNDISTILLED, measure
+from azeotrope.report.measures import RECOVERY, TERMS, UNDISTILLED, measure
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, Finding, Verdict
 
 BIBTEX = """@software{{azeotrope,
@@ -63,10 +63,15 @@ def confidence(run: Run) -> str:
 
 
 def verdict(found: Verdict) -> str:
-    """Return the verdict: the lead sentence, one item per finding, and what was not tried."""
+    """Return the verdict: the lead sentence, what adapting brings, what was not tried, one item per finding."""
     items = "".join(_finding(finding) for finding in found.findings)
     listing = f'<ul class="findings">{items}</ul>' if items else ""
-    return f'<p class="lead">{text(found.lead)}</p><p class="caution">{text(found.caution)}</p>{listing}'
+    adapted = "".join(
+        f"<li><b>{text(one.defense)}</b> on {text(one.task)}. {_joined(one.sentence)}</li>"
+        for one in found.adapting
+    )
+    told = f'<ul class="adapting">{adapted}</ul>' if adapted else ""
+    return f'<p class="lead">{text(found.lead)}</p>{told}<p class="caution">{text(found.caution)}</p>{listing}'
 
 
 def notes(run: Run) -> str:
@@ -104,21 +109,26 @@ def glossary(run: Run) -> str:
     """Return the measures of this run and the terms, in plain words."""
     names = run.results["metric"].unique(maintain_order=True).to_list()
     measures = [(measure(name).label, measure(name).meaning) for name in names if measure(name).meaning]
+    terms = [] if run.recovery is None else [RECOVERY]
     return "".join(
         f"<div><dt>{text(label[:1].upper() + label[1:])}</dt><dd>{text(meaning)}</dd></div>"
-        for label, meaning in [*measures, *TERMS]
+        for label, meaning in [*measures, *TERMS, *terms]
     )
 
 
 def _finding(finding: Finding) -> str:
     style, label = _CHIPS[finding.reading]
-    sentence = re.sub(r"\b([np]) ([=<]) ", "\\1\u00a0\\2\u00a0", finding.sentence)
-    sentence = re.sub(r"(\d) (seeds?\b|points?\b|%)", "\\1\u00a0\\2", sentence)
     return (
         f'<li><p class="finding-head"><b>{text(finding.defense)}</b> on {text(finding.task)}, '
         f"by {text(measure(finding.utility).label)} "
-        f'<span class="chip chip-{style}">{label}</span></p><p>{text(sentence)}</p></li>'
+        f'<span class="chip chip-{style}">{label}</span></p><p>{_joined(finding.sentence)}</p></li>'
     )
+
+
+def _joined(sentence: str) -> str:
+    """Escape a sentence and keep its numbers on one line with their units."""
+    sentence = re.sub(r"\b([np]) ([=<]) ", "\\1\u00a0\\2\u00a0", sentence)
+    return text(re.sub(r"(\d) (seeds?\b|points?\b|%)", "\\1\u00a0\\2", sentence))
 
 
 def _copyable(title: str, content: str) -> str:

@@ -4,7 +4,8 @@ Rules. Only defenses that are not controls get a verdict. The drop is the one ne
 is the student and attack with the highest value read off the defense's line at that drop (the worst case);
 the difference is the one the study computed for that cell. Every control that was compared is named, the ones
 that look bad for the defense as well. An interval that contains zero is "not separable". What was not reached
-is said to be not reached. Nothing is called effective.
+is said to be not reached. Where adaptive attacks were run, the one that recovers most is named for every
+defense (`adapting.py`). Nothing is called effective.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from azeotrope.report.adapting import Adapted, adapting, is_passive
 from azeotrope.report.curve import Lookup, largest_drop, read_at
 from azeotrope.report.lines import Line, arms_of, kind_of, lines_of, undefended
 from azeotrope.report.load import Run
-from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, measure, points, show, show_p
+from azeotrope.report.measures import (
+    LEAKAGE,
+    TEACHER_UTILITIES,
+    UNDISTILLED,
+    measure,
+    points,
+    seeds,
+    show,
+    show_p,
+)
 
 DROP = 0.05
 BELOW, ABOVE, UNCLEAR, UNREACHED = "below", "above", "not separable", "not reached"
@@ -45,6 +56,7 @@ class Verdict:
     """What may be said about a run."""
 
     lead: str
+    adapting: tuple[Adapted, ...]
     findings: tuple[Finding, ...]
     caution: str
 
@@ -58,7 +70,7 @@ def reading(low: float | None, high: float | None, status: str | None) -> str:
 
 def verdict(run: Run) -> Verdict:
     """Compute the verdict of a run."""
-    attacks = sorted({a for a in run.results["attack"].drop_nulls().to_list() if a and a != UNDISTILLED})
+    attacks = _attacks(run)
     metric = headline_metric(run)
     findings: tuple[Finding, ...] = ()
     drop = DROP
@@ -67,22 +79,36 @@ def verdict(run: Run) -> Verdict:
         drops = {row["drop"] for row in rows if row["drop"] is not None}
         drop = min(drops, key=lambda value: abs(value - DROP), default=DROP)
         findings = tuple(_findings(run, [row for row in rows if row["drop"] == drop], metric))
-    return Verdict(_lead(findings, drop, metric, run), findings, caution(attacks))
+    adapted = adapting(run, metric, drop)
+    lead = _lead(findings, drop, metric, run, several=len(attacks) > 1)
+    return Verdict(lead, adapted, findings, caution(attacks, picked=bool(adapted)))
 
 
-def caution(attacks: Sequence[str]) -> str:
-    """Say what was tried. A passive student alone never supports a claim."""
+def _attacks(run: Run) -> list[str]:
+    """Every attack that the run measured."""
+    tables = [run.results] if run.recovery is None else [run.results, run.recovery]
+    found = {attack for table in tables for attack in table["attack"].drop_nulls().to_list()}
+    return sorted(found - {"", UNDISTILLED})
+
+
+def caution(attacks: Sequence[str], picked: bool = False) -> str:
+    """Say what was tried; `picked`: a highest recovery is told. A passive student alone never supports a claim."""
     if not attacks:
         return "No attack was run, so this page says nothing about what a thief gains."
-    if all(attack.split("(")[0].strip() == "sft" for attack in attacks):
+    if all(is_passive(attack) for attack in attacks):
         return (
             f"Only a passive student was tried ({', '.join(attacks)}: fine-tuning on the text as released). "
             "A thief who filters, rewrites or resamples may do better, so this is not evidence that a "
             "defense is effective."
         )
+    chosen = (
+        " The highest recovery is shown with its own interval, which is not corrected for the choice."
+        if picked
+        else ""
+    )
     return (
         f"Only these attacks were run: {', '.join(attacks)}. Worst case means worst among them; "
-        "another thief may do better."
+        f"another thief may do better.{chosen}"
     )
 
 
@@ -184,7 +210,7 @@ def _against(row: Row, metric: str) -> str:
     detail = [
         show_p(row["p"]),
         f"n = {row['n']}" if row["n"] is not None else "",
-        _seeds(row["n_seeds"]) if row["n_seeds"] is not None else "",
+        seeds(row["n_seeds"]) if row["n_seeds"] is not None else "",
     ]
     unit = " points" if scale else ""
     tail = ", not separable" if found == UNCLEAR else ", higher: it leaks more" if found == ABOVE else ""
@@ -193,11 +219,7 @@ def _against(row: Row, metric: str) -> str:
     return f"to {reference} {shown}{tail}"
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
-
-
-def _lead(findings: Sequence[Finding], drop: float, metric: str, run: Run) -> str:
+def _lead(findings: Sequence[Finding], drop: float, metric: str, run: Run, several: bool) -> str:
     if not findings:
         if run.equal_cost is None:
             return "This run stored no comparison at equal cost, so no verdict is drawn."
@@ -205,8 +227,9 @@ def _lead(findings: Sequence[Finding], drop: float, metric: str, run: Run) -> st
     utility = next((u for u in TEACHER_UTILITIES if any(f.utility == u for f in findings)), "")
     told = [finding for finding in findings if finding.utility == utility]
     size = points(drop, signed=False).removesuffix(".0")
+    worst = "worst case over attacks and students" if several else "worst-case student"
     return (
-        f"By {measure(metric).label} of the worst-case student, at an equal {size}-point drop in "
+        f"By {measure(metric).label} of the {worst}, at an equal {size}-point drop in "
         f"{measure(utility).label}: {'; '.join(_clauses(told))}."
     )
 
