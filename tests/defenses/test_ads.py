@@ -477,3 +477,24 @@ def test_epsilon_in_float64_only_truncates() -> None:
     points = epsilon_curve(lm, proxy_gradient(lm, toy_traces(4)), toy_traces(4), [1e-1, 1e-2, 1e-3, 1e-4])
     assert [p.error for p in points] == sorted((p.error for p in points), reverse=True)
     assert points[-1].error < 1e-6
+
+
+def test_a_constant_tilt_by_self_runs_as_an_edited_head_and_samples_the_same() -> None:
+    """Recording needs the undefended logits and takes the step-by-step path; both must draw alike."""
+    place = bench(temperature=0.8)
+    rule = small(backend="self", lam=0.7).bind(place)
+    head_VD = rule.edited_head(place.teacher, 0.8)
+    assert head_VD is not None
+    assert rule.edited_head(place.teacher, 0.8) is head_VD
+    args = (place.teacher, prompts(12), list(range(12)), place.sampling)
+    plain, recorded, free = (
+        decode(*args, rules=rules, max_new_tokens=20, record=record)
+        for rules, record in (([rule], False), ([rule], True), ([], False))
+    )
+    assert [s.ids for s in plain] == [s.ids for s in recorded]
+    assert [s.ids for s in plain] != [s.ids for s in free]
+    assert torch.equal(
+        small(backend="self", lam=0.0).bind(place).edited_head(place.teacher, 0.8), place.teacher.head.weight
+    )
+    for other in (small(backend="self", spend="kl_budget"), small(backend="head")):
+        assert other.bind(place).edited_head(place.teacher, 0.8) is None

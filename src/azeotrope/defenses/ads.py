@@ -132,14 +132,13 @@ class ADS(AntidistillationBase):
         if not self.merged:
             return None
         direction = self.direction(bench)
-        temperature = bench.sampling.temperature or 1.0
         model = copy.deepcopy(bench.teacher.model)
         edited = LM(model, bench.teacher.tokenizer, bench.teacher.ref, bench.teacher.revision + "+ads")
         if model.config.tie_word_embeddings:
             model.config.tie_word_embeddings = False
             edited.head.weight = torch.nn.Parameter(edited.head.weight.detach().clone())
         with torch.no_grad():
-            edited.head.weight += self.lam * temperature / direction.scale * direction.head_VD
+            edited.head.weight += direction.shift(self.lam, bench.sampling.temperature or 1.0)
         return edited
 
 
@@ -159,6 +158,10 @@ class Direction:
     def head_VD(self) -> Tensor:  # noqa: N802 - a shape suffix
         """The LM-head gradient G, [V, D]."""
         return self.gradient.vectors["head"]
+
+    def shift(self, lam: float, temperature: float) -> Tensor:
+        """λτG/scale, [V, D]: what a tilt by `self`'s Δ adds to the teacher's head."""
+        return lam * temperature / self.scale * self.head_VD
 
     def notes(self) -> dict[str, Any]:
         """What a study records about this direction."""
@@ -240,11 +243,21 @@ class AntidistillRule(LogitRule):
         self.settings, self.direction, self.shuffled = settings, direction, shuffled
         self.needs_hidden = settings.backend == "self"
         self.twin: Twin | None = None
+        self.heads: dict[float, Tensor] = {}  # by temperature
         if settings.backend == "finite_difference":
             self.models = [direction.perturbed(1.0), direction.perturbed(-1.0)]
             self.twin = make_twin(self.models[0], self.models[1])
         else:
             self.models = [direction.lm]
+
+    def edited_head(self, lm: LM, temperature: float) -> Tensor | None:
+        """W + λτG/scale for `self` with a constant λ; see `LogitRule.edited_head`."""
+        if self.settings.backend != "self" or self.settings.spend != "tilt" or self.shuffled:
+            return None
+        if temperature not in self.heads:
+            shift_VD = self.direction.shift(self.settings.lam, temperature)
+            self.heads[temperature] = lm.head.weight.detach() + shift_VD
+        return self.heads[temperature]
 
     def open(self, batch: Batch) -> Session:
         """Start the proxy's own walk over the batch."""

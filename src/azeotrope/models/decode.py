@@ -20,7 +20,7 @@ from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.maths.hashrng import row_keys, uniforms
 from azeotrope.models.lm import LM
-from azeotrope.models.stepper import Stepper
+from azeotrope.models.stepper import Stepper, is_plain
 
 _SAMPLING_STREAM = 0
 _COMPACT_BELOW = 0.94  # share of live rows below which finished ones are dropped
@@ -67,6 +67,14 @@ class LogitRule(ABC):
     """A logit defense bound to its models and calibration; opens a session per batch."""
 
     needs_hidden: bool = False
+
+    def edited_head(self, lm: LM, temperature: float) -> Tensor | None:
+        """A head W' [V, D] with W'h / temperature = what the rule would make of Wh / temperature, or None.
+
+        Where a rule is a linear edit of the teacher's head, the decoder runs that head in place of the
+        teacher's, and the rule costs nothing.
+        """
+        return None
 
     @abstractmethod
     def open(self, batch: Batch) -> Session:
@@ -150,10 +158,11 @@ class _Run:
 
     def all(self) -> list[Sample]:
         """Decode every row of the batch to its end."""
-        teacher = Stepper(self.lm, hidden=any(rule.needs_hidden for rule in self.rules))
+        rules, head_VD = self._rules()
+        teacher = Stepper(self.lm, hidden=any(rule.needs_hidden for rule in rules), head_VD=head_VD)
         sessions: list[Session] = []
         try:
-            sessions.extend(rule.open(self.batch) for rule in self.rules)
+            sessions.extend(rule.open(self.batch) for rule in rules)
             out = teacher.prefill(self.batch.prompts)
             tokens_B: Tensor | None = None
             for t in range(self.limit):
@@ -180,6 +189,17 @@ class _Run:
             )
             for row in self.rows
         ]
+
+    def _rules(self) -> tuple[Sequence[LogitRule], Tensor | None]:
+        """The rules to run step by step, and the head that stands for the first one if it is a head edit.
+
+        Not where the undefended logits are needed: for the record, or under a repetition penalty, which
+        comes before defenses.
+        """
+        if self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
+            return self.rules, None
+        head_VD = self.rules[0].edited_head(self.lm, self.sampling.temperature or 1.0)
+        return (self.rules, None) if head_VD is None else (self.rules[1:], head_VD)
 
     def _shape(self, logits_BV: Tensor) -> Tensor:
         """Repetition penalty, then temperature."""

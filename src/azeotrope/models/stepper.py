@@ -31,7 +31,8 @@ class Stepper:
     """Runs `lm` over growing rows: `prefill` once, then `advance` with one token a row.
 
     Rows are left-padded; positions count from each row's first real token. `parameters` replaces the
-    model's own weights for the walk (perturbed copies, dual numbers) without copying the module.
+    model's own weights for the walk (perturbed copies, dual numbers) without copying the module; `head_VD`
+    the LM head's, for models that are plain (see `is_plain`).
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Stepper:
         hidden: bool = False,
         logits: bool = True,
         parameters: Mapping[str, Tensor] | None = None,
+        head_VD: Tensor | None = None,
     ) -> None:
         self.lm = lm
         self.want_hidden = hidden
         self.want_logits = logits
         self.parameters = parameters
+        self.head_VD = head_VD
         self.cache = RoomyCache()
         self.mask_BC = torch.empty(0)  # as wide as the cache; the slots not yet used are closed
         self.positions_B1 = torch.empty(0)
@@ -102,7 +105,7 @@ class Stepper:
             return StepOut(ids_BT.new_empty(0), self._last_hidden(kwargs))
         if self.parameters is None and is_plain(self.lm):
             hidden_BD = self._last_hidden(kwargs)
-            return StepOut(self.lm.head(hidden_BD), hidden_BD if self.want_hidden else None)
+            return StepOut(self._head(hidden_BD), hidden_BD if self.want_hidden else None)
         if "logits_to_keep" in self.lm.forward_keys:
             kwargs["logits_to_keep"] = 1
         handle = None
@@ -116,6 +119,12 @@ class Stepper:
         hidden = None if self._captured is None else self._captured[:, -1]
         self._captured = None
         return StepOut(out.logits[:, -1], hidden)
+
+    def _head(self, hidden_BD: Tensor) -> Tensor:
+        if self.head_VD is None:
+            logits: Tensor = self.lm.head(hidden_BD)
+            return logits
+        return torch.nn.functional.linear(hidden_BD, self.head_VD, self.lm.head.bias)
 
     def _call(self, kwargs: dict[str, Any]) -> Any:
         if self.parameters is None:
