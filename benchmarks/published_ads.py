@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -83,6 +84,12 @@ class PublishedProcessor(LogitsProcessor):
         return scores + self.factor * (plus - minus)
 
 
+@cache
+def pair_of(rule: AntidistillRule) -> tuple[LM, LM]:
+    """θ + ε and θ − ε as models of their own."""
+    return rule.direction.perturbed(1.0), rule.direction.perturbed(-1.0)
+
+
 def generated(
     teacher: LM,
     rule: AntidistillRule | None,
@@ -103,7 +110,7 @@ def generated(
         processors = LogitsProcessorList()
         if rule is not None:
             factor = rule.settings.lam * sampling.temperature / rule.direction.scale / rule.direction.divisor
-            processors.append(PublishedProcessor(*rule.models, mask_BT, factor))
+            processors.append(PublishedProcessor(*pair_of(rule), mask_BT, factor))
         with torch.no_grad():
             out = teacher.model.generate(
                 ids_BT,

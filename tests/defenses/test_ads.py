@@ -498,3 +498,22 @@ def test_a_constant_tilt_by_self_runs_as_an_edited_head_and_samples_the_same() -
     )
     for other in (small(backend="self", spend="kl_budget"), small(backend="head")):
         assert other.bind(place).edited_head(place.teacher, 0.8) is None
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_two_walks_give_what_the_twin_gives(monkeypatch: pytest.MonkeyPatch, shuffled: bool) -> None:
+    method = Permutation(holdout=6, holdout_max=6, lam=0.7) if shuffled else small(lam=0.7)
+    together = method.bind(bench())
+    monkeypatch.setattr(ads, "make_twin", lambda *_: None)
+    apart = method.bind(bench())
+    assert isinstance(together, AntidistillRule)
+    assert isinstance(apart, AntidistillRule)
+    assert together.twin is not None
+    assert together.models == []
+    assert apart.twin is None
+    assert len(apart.models) == 2
+    walk = (tiny("llama", dtype=DOUBLE), prompts(5), range(5), path(5, 6))
+    found, wanted = (drive(walk[0], rule, *walk[1:], drop=(3, [4, 0])) for rule in (together, apart))
+    for (z, a), (_, b) in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(z, a, atol=1e-2)

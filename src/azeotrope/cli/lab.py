@@ -28,7 +28,8 @@ from azeotrope.models.lm import check_pair, load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.study.config import Evaluation
-from azeotrope.study.stages import release_traces, test_problems
+from azeotrope.study.service import release_traces
+from azeotrope.study.stages import test_problems
 from azeotrope.study.store import disk
 
 Found = dict[str, Any]

@@ -245,8 +245,9 @@ class AntidistillRule(LogitRule):
         self.twin: Twin | None = None
         self.heads: dict[float, Tensor] = {}  # by temperature
         if settings.backend == "finite_difference":
-            self.models = [direction.perturbed(1.0), direction.perturbed(-1.0)]
-            self.twin = make_twin(self.models[0], self.models[1])
+            pair = [direction.perturbed(1.0), direction.perturbed(-1.0)]
+            self.twin = make_twin(*pair)
+            self.models = pair if self.twin is None else []  # a twin holds both: keep no second copy
         else:
             self.models = [direction.lm]
 

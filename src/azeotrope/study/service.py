@@ -1,0 +1,135 @@
+"""The defended teacher of a study: its bench, the release it makes, and the service a thief can ask for more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+from azeotrope.attacks.base import Service
+from azeotrope.core import plugins
+from azeotrope.core.methods import Defense, parse_method
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.seeds import derive
+from azeotrope.core.types import Problem, Trace
+from azeotrope.defenses.base import Bench, Pipeline, assemble
+from azeotrope.models.lm import LM, load
+from azeotrope.models.sample import generate
+from azeotrope.study.specs import Json, ReleaseSpec
+from azeotrope.tasks.base import Task
+from azeotrope.text.rows import apply
+
+
+class DefendedService(Service):
+    """The teacher behind its defenses, exactly as it made a release; loaded when first asked."""
+
+    def __init__(self, spec: ReleaseSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self._pipeline: Pipeline | None = None
+
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        """See `Service.ask`."""
+        bench = bench_of(self.spec)
+        if self._pipeline is None:
+            self._pipeline = assemble(make_defenses(self.spec.arm), bench)
+        pipeline, sampling = self._pipeline, self.spec.sampling
+        released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
+        self._bill(raw)
+        return released
+
+    def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
+        """See `Service.leak`."""
+        bench = bench_of(self.spec)
+        traces = generate(bench.teacher, problems, bench.task, self.spec.sampling, seed=seed)
+        self._bill(traces)
+        return traces
+
+    def _bill(self, traces: Sequence[Trace]) -> None:
+        self.queries += len(traces)
+        self.tokens += sum(trace.n_tokens for trace in traces)
+
+
+def bench_of(spec: ReleaseSpec) -> Bench:
+    """The defender's bench of a release: the same gradients and holdout traces wherever it is asked for."""
+    seed = derive(spec.seed, "bench", spec.draw)
+    return _bench(spec.teacher, json.dumps(spec.task, sort_keys=True), spec.sampling, seed)
+
+
+def release_problems(spec: ReleaseSpec, task: Task) -> list[Problem]:
+    """The problems of a release, in its order."""
+    return task.problems("release", spec.n, derive(spec.seed, "release", spec.draw))
+
+
+def make_task(settings: Json) -> Task:
+    """Build a task from its settings (with `kind`). Raises ConfigError."""
+    values = dict(settings)
+    cls = plugins.load("tasks", values.pop("kind"))
+    task = cls.model_validate(values)
+    assert isinstance(task, Task)
+    return task
+
+
+def make_defenses(arm: Sequence[Json]) -> list[Defense]:
+    """Build a composition from its settings."""
+    out: list[Defense] = []
+    for settings in arm:
+        values = dict(settings)
+        out.append(parse_method(plugins.load("defenses", values.pop("kind")), values, "defense"))
+    return out
+
+
+def make_bench(teacher: str, task: Task, sampling: Sampling, seed: int) -> Bench:
+    """A fresh bench on a teacher and a task; other tasks are known with their default settings."""
+    return Bench(
+        teacher=model(teacher),
+        task=task,
+        sampling=sampling,
+        seed=seed,
+        load=model,
+        other_task=lambda kind: make_task({"kind": kind}),
+    )
+
+
+@lru_cache(maxsize=4)
+def _bench(teacher: str, task: str, sampling: Sampling, seed: int) -> Bench:
+    """The bench of a worker: arms of one draw share holdout traces and gradients."""
+    return make_bench(teacher, make_task(json.loads(task)), sampling, seed)
+
+
+def release_traces(
+    pipeline: Pipeline,
+    task: Task,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    seed: int,
+    *,
+    record: int = 0,
+    prefix: str = "",
+) -> tuple[list[Trace], list[Trace]]:
+    """Sample under a pipeline; return (released traces, the same before text defenses).
+
+    The first `record` problems are decoded with the movement of every token; `prefix` begins every reply.
+    """
+    head, tail = list(problems[:record]), list(problems[record:])
+    raw: list[Trace] = []
+    for part, recorded in ((head, True), (tail, False)):
+        if part:
+            raw += generate(
+                pipeline.teacher,
+                part,
+                task,
+                sampling,
+                seed=seed,
+                rules=pipeline.rules,
+                record=recorded,
+                prefix=prefix,
+            )
+    released = [apply(t, pipeline.text, derive(seed, "rewrite", t.problem_id)) for t in raw]
+    return released, raw
+
+
+@lru_cache(maxsize=8)
+def model(ref: str) -> LM:
+    """Load a model once in a worker."""
+    return load(ref)
