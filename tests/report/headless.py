@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -29,6 +32,17 @@ def missing() -> str | None:
     except ImportError:
         return "selenium is not installed; pip install 'azeotrope[dev]'"
     return None
+
+
+def marks() -> list[pytest.MarkDecorator]:
+    """Return the marks of a module of browser tests; without a browser they are skipped loudly."""
+    reason = missing()
+    if reason is not None:
+        warnings.warn(f"BROWSER TESTS NOT RUN: {reason}", stacklevel=2)  # seen even without -rs
+    return [
+        pytest.mark.slow,
+        pytest.mark.skipif(reason is not None, reason=f"BROWSER TESTS NOT RUN: {reason}"),
+    ]
 
 
 @contextmanager
@@ -82,3 +96,34 @@ def screenshot(driver: Any, target: Path) -> None:
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     target.write_bytes(base64.b64decode(shot["data"]))
+
+
+def js(driver: Any, script: str, *args: Any) -> Any:
+    """Run a script in the page."""
+    return driver.execute_script(script, *args)
+
+
+def texts(driver: Any, selector: str) -> list[str]:
+    """Return the text of every matching element."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)"
+    return list(js(driver, script, selector))
+
+
+def press(driver: Any, key: str) -> None:
+    """Press a key."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(driver).send_keys(key).perform()
+
+
+def choose(driver: Any, label: str, value: str, within: str = "body") -> None:
+    """Pick a value in the select with this label."""
+    done = js(driver, """
+      const [label, value, within] = arguments;
+      const fields = [...document.querySelectorAll(`${within} .field`)];
+      const field = fields.find((f) => f.firstChild.textContent === label);
+      const select = field.querySelector('select');
+      select.value = value;
+      select.dispatchEvent(new Event('change', { bubbles: true }));
+      return select.value === value;""", label, value, within)  # fmt: skip
+    assert done

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import headless
 import polars as pl
 import pytest
+from headless import choose, js, press, texts
 from synthetic_run import HOSTILE
 
 from azeotrope.report import build
 
-REASON = headless.missing()
-if REASON is not None:
-    warnings.warn(f"BROWSER TESTS NOT RUN: {REASON}", stacklevel=1)  # seen even without -rs
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(REASON is not None, reason=f"BROWSER TESTS NOT RUN: {REASON}"),
-]
+pytestmark = headless.marks()
 WIDTHS = (390, 768, 1280)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with headless.browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(finished_run, tmp_path_factory.mktemp("page") / "report.html")
-
-
-def js(driver: Any, script: str, *args: Any) -> Any:
-    return driver.execute_script(script, *args)
-
-
-def texts(driver: Any, selector: str) -> list[str]:
-    script = "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)"
-    return list(js(driver, script, selector))
-
-
-def press(driver: Any, key: str) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    ActionChains(driver).send_keys(key).perform()
-
-
-def choose(driver: Any, label: str, value: str, within: str = "body") -> None:
-    done = js(driver, """
-      const [label, value, within] = arguments;
-      const fields = [...document.querySelectorAll(`${within} .field`)];
-      const field = fields.find((f) => f.firstChild.textContent === label);
-      const select = field.querySelector('select');
-      select.value = value;
-      select.dispatchEvent(new Event('change', { bubbles: true }));
-      return select.value === value;""", label, value, within)  # fmt: skip
-    assert done
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -220,8 +175,8 @@ def test_equal_cost_table_filters_and_sorts(driver: Any, page: Path) -> None:
 
 
 RECOVERED = """
-  return [...document.querySelectorAll('#recovery .recovery-arm')].map((arm) => [
-    arm.querySelector('.recovery-head b').textContent,
+  return [...document.querySelectorAll('#recovery .dot-arm')].map((arm) => [
+    arm.querySelector('.dot-head b').textContent,
     [...arm.querySelectorAll('.attack')].map((n) => n.textContent)]);"""
 RESAMPLED = "resampled_sft(check=consensus, tries=4)"
 WORST_FIRST = ["sft_filtered", "trace_inversion", RESAMPLED, "answers_only"]
@@ -241,7 +196,7 @@ def test_recovery_picture_has_the_worst_case_first_inside_each_arm(driver: Any, 
     lost = texts(driver, "#recovery .nothing-lost")
     assert len(lost) == 4
     assert re.fullmatch(r"nothing lost; gain \+\d\.\d \[\+\d\.\d, \+\d\.\d\] points", lost[0])
-    assert js(driver, "return document.querySelectorAll('#recovery .recovery-mark').length") == 8
+    assert js(driver, "return document.querySelectorAll('#recovery .dot-plot').length") == 8
     seen = {js(driver, "return document.getElementById('recovery-view').innerText")}
     for label, value in (("task", "lookup"), ("student", "llama-small"), ("what the thief gets", "recall_hidden")):
         choose(driver, label, value, "#recovery")
@@ -254,33 +209,45 @@ def test_recovery_picture_has_the_worst_case_first_inside_each_arm(driver: Any, 
 def test_recovery_references_stand_at_zero_and_one(driver: Any, page: Path) -> None:
     headless.show(driver, page, 1280, "light")
     zero, one, dot, low, high = js(driver, """
-      const image = document.querySelector('#recovery .recovery-mark');
+      const image = document.querySelector('#recovery .dot-plot');
       const x = (node) => node.getBoundingClientRect().left + node.getBoundingClientRect().width / 2;
       const range = image.querySelector('line.range').getBoundingClientRect();
       const references = [...image.querySelectorAll('.reference')].map(x);
       return [...references, x(image.querySelector('.mark')), range.left, range.right];""")  # fmt: skip
-    shown = texts(driver, "#recovery tbody tr:first-child td:nth-child(7)")[0]
+    shown = texts(driver, "#recovery-view tbody tr:first-child td:nth-child(7)")[0]
     told = [float(part) for part in re.findall(r"[−\d.]+", shown)]
     assert [100 * (x - zero) / (one - zero) for x in (dot, low, high)] == pytest.approx(told, abs=0.6)
-    ticks = js(driver, """return [...document.querySelectorAll('#recovery .recovery-ticks > span')].map((n) =>
+    ticks = js(driver, """return [...document.querySelectorAll('#recovery .dot-ticks > span')].map((n) =>
       [n.innerText, n.getBoundingClientRect().left + n.getBoundingClientRect().width / 2])""")  # fmt: skip
     named = {text.split("\n")[-1]: x for text, x in ticks if "\n" in text}
     assert named == pytest.approx({"passive": zero, "undefended": one}, abs=1)
 
 
-def test_recovery_table_sorts_and_names_the_price(driver: Any, page: Path) -> None:
+@pytest.mark.parametrize("table", ["#recovery-view", "#recovery-price"])
+def test_recovery_tables_start_with_the_worst_case_and_sort(driver: Any, page: Path, table: str) -> None:
     headless.show(driver, page, 1280, "light")
     choose(driver, "defense", "gaussian", "#recovery")
-    heads = texts(driver, "#recovery th")
-    assert heads[-3:] == ["Queries", "Own tokens", "Seconds"]
-    js(driver, f"document.querySelectorAll('#recovery th button')[{heads.index('Recovery')}].click()")
-    column = texts(driver, f"#recovery tbody td:nth-child({heads.index('Recovery') + 1})")
+    heads = texts(driver, f"{table} th")
+    assert texts(driver, f"{table} tbody td:nth-child(2)") == [*WORST_FIRST] * 3
+    js(driver, f"document.querySelectorAll('{table} th button')[{heads.index('Recovery')}].click()")
+    column = texts(driver, f"{table} tbody td:nth-child({heads.index('Recovery') + 1})")
     values = [float(text.split(" ")[0].replace("−", "-")) for text in column if text != "nothing lost"]
     assert len(values) == 8
     assert values == sorted(values)
     assert column[-4:] == ["nothing lost"] * 4
-    assert texts(driver, "#recovery th[aria-sort=ascending]") == ["Recovery"]
-    assert texts(driver, "#recovery tbody tr:first-child td:last-child") == ["21.4"]
+    assert texts(driver, f"{table} th[aria-sort=ascending]") == ["Recovery"]
+
+
+def test_recovery_names_its_price_per_student(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 1280, "light")
+    heads = texts(driver, "#recovery-price th")
+    assert heads[-5:] == ["Queries", "Query tokens", "Own tokens", "Trained tokens", "Seconds"]
+    rows = js(driver, """return [...document.querySelectorAll('#recovery-price tbody tr')].slice(0, 4)
+      .map((row) => [...row.cells].slice(-5).map((cell) => cell.textContent))""")  # fmt: skip
+    assert rows == [
+        ["0", "0", "0", "410,000", "55.2"], ["3,000", "252,000", "1,250,000", "410,000", "411"],
+        ["9,000", "756,000", "0", "410,000", "260"], ["0", "0", "0", "410,000", "21.4"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -298,7 +265,7 @@ def test_recovery_intervals_have_contrast_and_names_fit(driver: Any, page: Path,
         const [a, b] = [lum(s.stroke), page].sort((x, y) => x - y);
         return (b + 0.05) / (a + 0.05);
       };
-      const names = all('#recovery .recovery-ticks > span').map((n) => n.getBoundingClientRect());
+      const names = all('#recovery .dot-ticks > span').map((n) => n.getBoundingClientRect());
       return [strokes.filter((s) => s.opacity !== '1' || ratio(s) < 3).length,
         names.filter((b) => b.left < 0 || b.right > innerWidth).length];""")  # fmt: skip
     assert (faint, out) == (0, 0)
@@ -308,13 +275,13 @@ def test_recovery_rows_are_one_tab_stop_with_a_tooltip(driver: Any, page: Path) 
     from selenium.webdriver.common.keys import Keys
 
     headless.show(driver, page, 390, "dark")
-    js(driver, "document.querySelector('#recovery .recovery-mark').focus()")
+    js(driver, "document.querySelector('#recovery .dot-plot').focus()")
     told = texts(driver, "#tip")[0]
     assert told.startswith("ads lam=0.05, sft_filtered")
     assert "n = 400, 5 seeds" in told
-    assert "0 queries, 0 own tokens, 55.2 seconds" in told
+    assert "0 queries, 0 query tokens, 0 own tokens, 410,000 trained tokens, 55.2 seconds" in told
     press(driver, Keys.END)
-    assert js(driver, "return document.activeElement.closest('.recovery-arm') !== null")
+    assert js(driver, "return document.activeElement.closest('.dot-arm') !== null")
     press(driver, Keys.TAB)
     assert js(driver, "return document.activeElement.className") == "quiet"
 
@@ -337,7 +304,7 @@ def test_extreme_and_hostile_recoveries_stay_inside(driver: Any, finished_run: P
     assert HOSTILE in texts(driver, "#recovery tbody td")
     assert "An arrow marks an interval that goes on" in texts(driver, "#recovery .count")[0]
     assert js(driver, "return document.querySelectorAll('#recovery .mark.outside').length") > 0
-    assert js(driver, """return [...document.querySelectorAll('#recovery .recovery-mark *')]
+    assert js(driver, """return [...document.querySelectorAll('#recovery .dot-plot *')]
       .map((n) => n.getBoundingClientRect()).every((b) => b.left >= 0 && b.right <= innerWidth)""")  # fmt: skip
     assert driver.get_log("browser") == []
 

@@ -10,16 +10,14 @@ gain is told instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from azeotrope.report.curve import Lookup
 from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run
-from azeotrope.report.measures import TEACHER_UTILITIES, measure, points, seeds
-
-Row = Mapping[str, Any]
+from azeotrope.report.measures import TEACHER_UTILITIES, measure, points
+from azeotrope.report.wording import Row, above, bounds, counts, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +100,24 @@ def _recovers(worst: Row, label: str) -> str:
     lost = f"of the {label} that the passive student lost"
     name = f"the worst-case adaptive attack, {_who(worst)},"
     if low is None or high is None or low <= 0 <= high:
-        return f"{name} is not shown to recover anything {lost}: {_share(worst)}{_counts(worst)}"
+        return f"{name} is not shown to recover anything {lost}: {_share(worst)}{counts(worst)}"
     less = "gets less than the passive student: it " if high < 0 else ""
-    return f"{name} {less}recovers {_share(worst)} {lost}{_counts(worst)}"
+    return f"{name} {less}recovers {_share(worst)} {lost}{counts(worst)}"
 
 
 def _shown_elsewhere(rated: Sequence[Row], worst: Row) -> str:
     """An attack that surely recovers something, behind one with a higher but unsure estimate."""
-    if _surely(worst, "recovery_low"):
+    if above(worst["recovery_low"]):
         return ""
-    best = _best([row for row in rated if _surely(row, "recovery_low")], "recovery")
-    return f"; {_who(best)} recovers {_share(best)}{_counts(best)}" if best else ""
+    best = _best([row for row in rated if above(row["recovery_low"])], "recovery")
+    return f"; {_who(best)} recovers {_share(best)}{counts(best)}" if best else ""
 
 
 def _gained_elsewhere(rows: Sequence[Row]) -> str:
     """A sure gain of a student that had nothing to recover."""
-    idle = [row for row in rows if row["status"] != "ok" and _surely(row, "gain_low")]
+    idle = [row for row in rows if row["status"] != "ok" and above(row["gain_low"])]
     best = _best(idle, "gain")
     return f"; where the passive student lost nothing, {_who(best)} gains {_gain(best)}" if best else ""
-
-
-def _surely(row: Row, bound: str) -> bool:
-    return row[bound] is not None and row[bound] > 0
 
 
 def _best(rows: Sequence[Row], key: str) -> Row | None:
@@ -136,25 +130,10 @@ def _who(row: Row) -> str:
 
 def _share(row: Row) -> str:
     low, high = row["recovery_low"], row["recovery_high"]
-    bounds = "no interval" if low is None or high is None else f"[{_percent(low)}, {_percent(high)}]"
-    return f"{_percent(row['recovery'])} % {bounds}"
+    return f"{percent(row['recovery'])} % {bounds(low, high, percent)}"
 
 
 def _gain(row: Row) -> str:
     low, high = row["gain_low"], row["gain_high"]
-    bounds = "no interval" if low is None or high is None else f"[{points(low)}, {points(high)}]"
-    unclear = "" if _surely(row, "gain_low") else ", not shown to be above 0"
-    return f"{points(row['gain'])} points {bounds}{unclear}{_counts(row)}"
-
-
-def _counts(row: Row) -> str:
-    found = [
-        f"n = {row['n']}" if row["n"] is not None else "",
-        seeds(row["n_seeds"]) if row["n_seeds"] is not None else "",
-    ]
-    inside = ", ".join(part for part in found if part)
-    return f" ({inside})" if inside else ""
-
-
-def _percent(value: float) -> str:
-    return points(value, signed=False)
+    unclear = "" if above(row["gain_low"]) else ", not shown to be above 0"
+    return f"{points(row['gain'])} points {bounds(low, high)}{unclear}{counts(row)}"

@@ -44,6 +44,8 @@ function points(metric, value) {
 const interval = (metric, low, high) =>
   present(low) && present(high) ? `[${number(metric, low)}, ${number(metric, high)}]` : 'no interval';
 const pValue = (p) => (!present(p) ? '–' : p < 0.001 ? '< .001' : p >= 0.9995 ? '1' : p.toFixed(3).slice(1));
+const oneDecimal = (value) => { const text = (100 * value).toFixed(1); return minus(text === '-0.0' ? '0.0' : text); };
+const bracket = (low, high, write) => (present(low) && present(high) ? `[${write(low)}, ${write(high)}]` : 'no interval');
 const counts = (row) => [
   present(row.n) ? `n = ${row.n.toLocaleString('en-US')}` : null,
   present(row.n_seeds) ? `${row.n_seeds} ${row.n_seeds === 1 ? 'seed' : 'seeds'}` : null,
@@ -71,6 +73,21 @@ function select(label, options, value, onchange) {
   const node = el('select', { onchange: () => onchange(node.value) },
     ...list.map((option) => el('option', { value: option.value, selected: option.value === value }, option.label)));
   return el('label', { class: 'field' }, el('span', null, label), node);
+}
+
+// Selects in a row; each offers the values that the choices before it leave. keys: {key, label, name(value)}.
+function cascade(bar, rows, keys, state, changed, more = () => []) {
+  const left = (count) => rows.filter((row) => keys.slice(0, count).every(({ key }) => row[key] === state[key]));
+  const offered = (i) => unique(left(i).map((row) => row[keys[i].key]));
+  function refresh() {
+    const held = [...bar.querySelectorAll('select')].indexOf(document.activeElement);
+    keys.forEach(({ key }, i) => { if (!offered(i).includes(state[key])) [state[key]] = offered(i); });
+    const change = (key) => (value) => { state[key] = value; state.all = false; refresh(); changed(); };
+    bar.replaceChildren(...keys.map(({ key, label, name = (value) => value || '(none)' }, i) =>
+      select(label, offered(i).map((value) => ({ value, label: name(value) })), state[key], change(key))), ...more(change));
+    if (held >= 0) bar.querySelectorAll('select')[held].focus();
+  }
+  refresh();
 }
 
 const look = (kind) => DATA.looks[kind] || { color: 'var(--ink)', markers: ['M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z'] };
@@ -112,4 +129,40 @@ function rove(nodes, tell) {
       target.focus();
     });
   });
+}
+
+const tips = (marks) => rove(marks.map((mark) => mark.node), (node) => showTip(node, marks.find((mark) => mark.node === node).lines));
+
+// Arms: their line, their order on the page, and how they are named.
+function lineOfArm(taskName, arm) {
+  const task = DATA.tasks.find((item) => item.name === taskName);
+  return task ? task.lines.find((line) => line.arms.some((item) => item.arm === arm)) : undefined;
+}
+function armOrder(taskName) {
+  const task = DATA.tasks.find((item) => item.name === taskName);
+  const names = task ? [task.none, ...task.lines.flatMap((line) => line.arms.map((item) => item.arm))] : [];
+  return (arm) => (names.includes(arm) ? names.indexOf(arm) : names.length);
+}
+function swatch(line) {
+  return svg('svg', { width: 30, height: 14, viewBox: '-15 -7 30 14', 'aria-hidden': 'true', style: { '--k': look(line.kind).color } },
+    svg('path', { class: line.control ? 'line control' : 'line', d: 'M-14,0H14' }), svg('path', { class: 'mark', d: markerOf(line) }));
+}
+// A label that may be wrapped before its settings.
+const breakable = (label) => el('span', null, ...label.split(/(?<=\()/).flatMap((part, i) => (i ? [el('wbr'), part] : [part])));
+
+const defenseOf = (row) => { const line = lineOfArm(row.task, row.arm); return line ? line.label : row.arm; };
+function byArm(task) {
+  const order = armOrder(task);
+  return (a, b) => order(a.arm) - order(b.arm) || a.arm.localeCompare(b.arm, 'en', { numeric: true });
+}
+// `cascade`, and a select for the defense after it; returns the chosen rows with the arms in the order of the page.
+function armCascade(bar, rows, keys, state, changed) {
+  state.defense = '*';
+  const left = () => rows.filter((row) => keys.every(({ key }) => row[key] === state[key])).sort(byArm(state.task));
+  cascade(bar, rows, keys, state, changed, (change) => {
+    const defenses = unique(left().map(defenseOf));
+    if (!defenses.includes(state.defense)) state.defense = '*';
+    return defenses.length > 1 ? [select('defense', [{ value: '*', label: 'all' }, ...defenses], state.defense, change('defense'))] : [];
+  });
+  return () => left().filter((row) => state.defense === '*' || defenseOf(row) === state.defense);
 }

@@ -15,11 +15,15 @@ from azeotrope.core.errors import RunError
 from azeotrope.report import palette, prose
 from azeotrope.report.load import Run, load_run
 from azeotrope.report.payload import payload
+from azeotrope.report.sections import SECTIONS, Section, shown
 from azeotrope.report.svg import plot
 from azeotrope.report.verdict import verdict
 
 STYLES = ("page.css",)
-SCRIPTS = ("base.js", "table.js", "tradeoff.js", "losses.js", "recovery.js", "traces.js", "main.js")
+SCRIPTS = (
+    "base.js", "table.js", "dots.js", "tradeoff.js", "losses.js", *(f"{section.name}.js" for section in SECTIONS),
+    "traces.js", "main.js",
+)  # fmt: skip
 
 
 def build(run_dir: Path, out: Path | None = None) -> Path:
@@ -52,8 +56,8 @@ def render(run: Run) -> str:
         verdict=prose.verdict(verdict(run)),
         notes=prose.notes(run),
         confidence=prose.confidence(run),
-        recovery_link="" if run.recovery is None else '<a href="#recovery">Adapting</a>',
-        recovery=_recovery(run),
+        links="\n    ".join(f'<a href="#{section.name}">{section.link}</a>' for section in shown(run)),
+        sections="".join(_section(run, section) for section in shown(run)),
         fallback=base64.b64encode(plot(run, first, "student_accuracy").encode()).decode(),
         reproduce=prose.reproduce(run),
         glossary=prose.glossary(run),
@@ -75,11 +79,10 @@ def embed(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _recovery(run: Run) -> str:
-    """The section on adaptive attacks; nothing where the run compared none with a passive one."""
-    if run.recovery is None:
-        return ""
-    return Template(_asset("recovery.html")).substitute(confidence=prose.confidence(run))
+def _section(run: Run, section: Section) -> str:
+    return Template(_asset(f"{section.name}.html")).substitute(
+        confidence=prose.confidence(run), told=prose.told(section.tell(run))
+    )
 
 
 def _policy(script: str) -> str:

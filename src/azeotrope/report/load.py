@@ -11,35 +11,8 @@ from typing import Any
 import polars as pl
 
 from azeotrope.core.errors import MissingError, RunError
-
-RESULTS = {
-    "task": pl.String, "arm": pl.String, "defense": pl.String, "params": pl.String, "strength": pl.Float64,
-    "is_control": pl.Boolean, "attack": pl.String, "student": pl.String, "metric": pl.String,
-    "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_seeds": pl.Int64,
-}  # fmt: skip
-EQUAL_COST = {
-    "task": pl.String, "student": pl.String, "attack": pl.String, "utility": pl.String, "drop": pl.Float64,
-    "metric": pl.String, "defense": pl.String, "reference": pl.String, "difference": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "p": pl.Float64, "n": pl.Int64, "n_seeds": pl.Int64,
-    "status": pl.String,
-}  # fmt: skip
-LOSSES = {
-    "task": pl.String, "arm": pl.String, "attack": pl.String, "student": pl.String, "seed": pl.Int64,
-    "step": pl.Int64, "split": pl.String, "loss": pl.Float64,
-}  # fmt: skip
-COSTS = {
-    "task": pl.String, "arm": pl.String, "stage": pl.String, "seconds": pl.Float64, "tokens": pl.Float64,
-    "tokens_per_second": pl.Float64, "relative": pl.Float64,
-}  # fmt: skip
-RECOVERY = {
-    "task": pl.String, "student": pl.String, "arm": pl.String, "attack": pl.String, "metric": pl.String,
-    "clean": pl.Float64, "passive": pl.Float64, "value": pl.Float64,
-    "gain": pl.Float64, "gain_low": pl.Float64, "gain_high": pl.Float64,
-    "recovery": pl.Float64, "recovery_low": pl.Float64, "recovery_high": pl.Float64,
-    "n": pl.Int64, "n_seeds": pl.Int64, "status": pl.String,
-    "queries": pl.Int64, "own_tokens": pl.Int64, "seconds": pl.Float64,
-}  # fmt: skip
-Schema = Mapping[str, type[pl.DataType]]
+from azeotrope.report import schemas
+from azeotrope.report.schemas import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +26,16 @@ class Run:
     losses: pl.DataFrame | None
     costs: pl.DataFrame | None
     recovery: pl.DataFrame | None
+    utility: pl.DataFrame | None
+    governance: pl.DataFrame | None
+    matrix: pl.DataFrame | None
+    detectability: pl.DataFrame | None
     diffs: list[dict[str, Any]] | None
+
+    def table(self, name: str) -> pl.DataFrame | None:
+        """Return one of the tables by its name."""
+        found: pl.DataFrame | None = getattr(self, name)
+        return found
 
 
 def load_run(folder: Path) -> Run:
@@ -65,21 +47,24 @@ def load_run(folder: Path) -> Run:
     manifest = _json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         raise RunError(f"'{folder / 'manifest.json'}' must hold a JSON object.")
-    results = _frame(folder / "results.parquet", RESULTS)
+    results = _frame(folder / "results.parquet", schemas.RESULTS)
     if results is None or results.is_empty():
         raise RunError(f"'{folder / 'results.parquet'}' has no rows; run the study again.")
     diffs = _json(folder / "diffs.json")
     if diffs is not None and not isinstance(diffs, list):
         raise RunError(f"'{folder / 'diffs.json'}' must hold a JSON list.")
-    recovery = _frame(folder / "recovery.parquet", RECOVERY)
     return Run(
         folder=folder,
         manifest=manifest,
         results=results,
-        equal_cost=_frame(folder / "equal_cost.parquet", EQUAL_COST),
-        losses=_frame(folder / "losses.parquet", LOSSES),
-        costs=_frame(folder / "costs.parquet", COSTS),
-        recovery=None if recovery is None or recovery.is_empty() else recovery,
+        equal_cost=_frame(folder / "equal_cost.parquet", schemas.EQUAL_COST),
+        losses=_frame(folder / "losses.parquet", schemas.LOSSES),
+        costs=_frame(folder / "costs.parquet", schemas.COSTS),
+        recovery=_rows(folder / "recovery.parquet", schemas.RECOVERY),
+        utility=_rows(folder / "utility.parquet", schemas.UTILITY),
+        governance=_rows(folder / "governance.parquet", schemas.GOVERNANCE),
+        matrix=_rows(folder / "matrix.parquet", schemas.MATRIX),
+        detectability=_rows(folder / "detectability.parquet", schemas.DETECTABILITY),
         diffs=diffs or None,
     )
 
@@ -112,6 +97,12 @@ def _frame(path: Path, schema: Schema) -> pl.DataFrame | None:
         return typed.with_columns(pl.when(floats.is_finite()).then(floats))
     except pl.exceptions.PolarsError as error:
         raise RunError(f"'{path}' holds a column of the wrong type ({_first_line(error)}).") from None
+
+
+def _rows(path: Path, schema: Schema) -> pl.DataFrame | None:
+    """A table without rows is the same as none."""
+    frame = _frame(path, schema)
+    return None if frame is None or frame.is_empty() else frame
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,18 +3,14 @@ function lossesView() {
   const host = byId('losses-view');
   if (!DATA.losses || !DATA.losses.length) return host.replaceChildren(empty('losses.parquet', 'losses'));
   const state = {};
-  const keys = ['task', 'student', 'attack'];
+  const keys = ['task', 'student', 'attack'].map((key) => ({ key, label: key }));
   const bar = el('div', { class: 'controls' });
   const grid = el('div', { class: 'panels' });
-  const options = (key) => unique(DATA.losses.filter((s) => keys.slice(0, keys.indexOf(key)).every((k) => s[k] === state[k])).map((s) => s[key]));
-
-  function controls() {
-    for (const key of keys) if (!options(key).includes(state[key])) [state[key]] = options(key);
-    bar.replaceChildren(...keys.map((key) => select(key, options(key), state[key], (value) => { state[key] = value; controls(); draw(); })),
-      el('div', { class: 'key' }, ...[['train', 'training'], ['holdout', 'held out'], ['ghost', 'held out, undefended arm']].map(([name, label]) => el('span', null, keySample(name), label))));
-  }
+  const samples = [['train', 'training'], ['holdout', 'held out'], ['ghost', 'held out, undefended arm']];
+  cascade(bar, DATA.losses, keys, state, draw,
+    () => [el('div', { class: 'key' }, ...samples.map(([name, label]) => el('span', null, keySample(name), label)))]);
   function draw() {
-    const shown = DATA.losses.filter((s) => keys.every((key) => s[key] === state[key]));
+    const shown = DATA.losses.filter((s) => keys.every(({ key }) => s[key] === state[key]));
     const order = armOrder(state.task);
     const arms = unique(shown.map((s) => s.arm)).sort((a, b) => order(a) - order(b));
     const task = DATA.tasks.find((item) => item.name === state.task);
@@ -27,21 +23,10 @@ function lossesView() {
     grid.replaceChildren(...arms.map((arm) => panel(arm, shown.filter((s) => s.arm === arm), task && arm === task.none ? [] : ghosts, scale, task)));
   }
   host.replaceChildren(bar, grid);
-  controls();
   draw();
 }
 
 const keySample = (name) => svg('svg', { width: 26, height: 8, 'aria-hidden': 'true', style: { '--k': 'var(--ink)' } }, svg('path', { class: `curve ${name}`, d: 'M1,4H25' }));
-
-function lineOfArm(taskName, arm) {
-  const task = DATA.tasks.find((item) => item.name === taskName);
-  return task ? task.lines.find((line) => line.arms.some((item) => item.arm === arm)) : undefined;
-}
-function armOrder(taskName) {
-  const task = DATA.tasks.find((item) => item.name === taskName);
-  const names = task ? [task.none, ...task.lines.flatMap((line) => line.arms.map((item) => item.arm))] : [];
-  return (arm) => (names.includes(arm) ? names.indexOf(arm) : names.length);
-}
 
 function panel(arm, curves, ghosts, { log, top, low, last }, task) {
   const [width, height, left, bottom] = [240, 132, 26, 18];

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 UNDISTILLED = "undistilled"
-TEACHER_UTILITIES = ("teacher_accuracy", "trace_validity")
+TEACHER_UTILITIES = ("teacher_accuracy", "trace_validity", "reader_accuracy", "grounding")
 LEAKAGE = ("student_accuracy", "recall_hidden", "s_minus_t")
 
 
@@ -35,6 +35,27 @@ MEASURES = (
         "steps kept before it. It catches defenses that spare the answer and spoil the reasoning.",
     ),
     Measure(
+        "reader_accuracy",
+        "reader accuracy",
+        "share",
+        "Share of problems that a reader model, which is not the teacher, answers correctly when it continues "
+        "from the start of a released trace. It falls where a trace misleads whoever relies on it.",
+    ),
+    Measure(
+        "grounding",
+        "grounding",
+        "share",
+        "Share of sentences in a released trace that refer only to what the problem or the kept part of the "
+        "trace states: one minus the share of dangling references.",
+    ),
+    Measure(
+        "length",
+        "length",
+        "number",
+        "Tokens in a released trace, on average. Its change is counted in both directions: a trace can get "
+        "longer or shorter.",
+    ),
+    Measure(
         "wrong_statements",
         "wrong statements",
         "number",
@@ -46,6 +67,30 @@ MEASURES = (
         "teacher finished",
         "share",
         "Share of the teacher's outputs that end by themselves rather than at the token limit.",
+    ),
+    Measure(
+        "teacher_horizon_accuracy",
+        "teacher accuracy beyond the horizon",
+        "share",
+        "Share of problems longer than any in the release that the teacher answers correctly.",
+    ),
+    Measure(
+        "teacher_refusal_consistency",
+        "teacher refusal consistency",
+        "share",
+        "Share of restricted requests that the teacher refuses in every wording.",
+    ),
+    Measure(
+        "teacher_over_refusal",
+        "teacher over-refusal",
+        "share",
+        "Share of ordinary requests that the teacher refuses.",
+    ),
+    Measure(
+        "teacher_answer_stability",
+        "teacher answer stability",
+        "share",
+        "Share of problems whose answer by the teacher stays the same under another wording.",
     ),
     Measure(
         "student_accuracy",
@@ -73,6 +118,54 @@ MEASURES = (
         "Share of facts the student could have learned only from the teacher's traces and can repeat.",
     ),
     Measure(
+        "recall_any",
+        "recall at any position",
+        "share",
+        "Recall of hidden facts wherever in the teacher's traces they were stated.",
+    ),
+    Measure(
+        "recall_statement",
+        "recall, first statement",
+        "share",
+        "Recall of hidden facts that the teacher's traces give in a first statement.",
+    ),
+    Measure(
+        "recall_second",
+        "recall, second step",
+        "share",
+        "Recall of hidden facts that the teacher's traces give in a second step.",
+    ),
+    Measure(
+        "recall_corrected",
+        "recall, after a correction",
+        "share",
+        "Recall of hidden facts that the teacher's traces give after a wrong statement was rejected.",
+    ),
+    Measure(
+        "horizon_accuracy",
+        "accuracy beyond the horizon",
+        "share",
+        "Share of problems longer than any in the release that the student answers correctly.",
+    ),
+    Measure(
+        "refusal_consistency",
+        "refusal consistency",
+        "share",
+        "Share of restricted requests that the student refuses in every wording.",
+    ),
+    Measure(
+        "over_refusal",
+        "over-refusal",
+        "share",
+        "Share of ordinary requests that the student refuses.",
+    ),
+    Measure(
+        "answer_stability",
+        "answer stability",
+        "share",
+        "Share of problems whose answer by the student stays the same under another wording.",
+    ),
+    Measure(
         "s_minus_t",
         "student minus teacher",
         "points",
@@ -91,6 +184,58 @@ MEASURES = (
         "number",
         "The student's loss on undefended traces, in nats per token. It mixes style with skill and is "
         "not a measure of leakage.",
+    ),
+    Measure(
+        "auroc",
+        "AUROC",
+        "number",
+        "How often a defended trace gets a higher score from a detector than a clean one; ties count half. "
+        "0.5 is guessing, 1 is always told apart.",
+    ),
+    Measure(
+        "tpr_at_fpr",
+        "hits at the set false-alarm rate",
+        "share",
+        "Share of defended traces above the threshold that the detector set for its rate of false alarms, 1 % "
+        "unless its name says otherwise.",
+    ),
+    Measure(
+        "fpr",
+        "false alarms as measured",
+        "share",
+        "Share of clean traces above that threshold. Where it is far from the rate that was asked for, the "
+        "hits are not to be trusted.",
+    ),
+    Measure(
+        "token_delta",
+        "token delta",
+        "points",
+        "Relative change in the number of words against clean traces, in percent of the clean number.",
+    ),
+    Measure(
+        "tfidf_cosine",
+        "TF-IDF cosine",
+        "number",
+        "How alike two versions of a problem's trace read, word for word; two clean samples are not identical "
+        "either, so it is read beside the control.",
+    ),
+    Measure(
+        "marker_rate_defended",
+        "marker rate, defended",
+        "number",
+        "Sentences per 100 that open with a branching marker such as “Wait” in defended traces.",
+    ),
+    Measure(
+        "marker_rate_clean",
+        "marker rate, clean",
+        "number",
+        "Sentences per 100 that open with a branching marker such as “Wait” in clean traces.",
+    ),
+    Measure(
+        "marker_rate_difference",
+        "marker rate, difference",
+        "number",
+        "Marker rate of defended traces minus that of clean ones, per 100 sentences.",
     ),
 )
 
@@ -119,12 +264,6 @@ TERMS = (
         "it got there in too few resamples to say.",
     ),
     ("Nat", "Unit of information with base e. 0.69 nats are one bit."),
-)
-
-RECOVERY = (
-    "Recovery",
-    "The share of what the passive student lost to a defense that an adaptive attack brings back: 0 % is what "
-    "fine-tuning on the defended release gives, 100 % what it gives on the undefended one.",
 )
 
 _BY_NAME = {measure.name: measure for measure in MEASURES}

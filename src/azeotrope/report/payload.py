@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from azeotrope.report.lines import Line, arms_of, lines_of, undefended
-from azeotrope.report.load import RECOVERY, Run
+from azeotrope.report.load import Run
 from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, table
 from azeotrope.report.palette import looks, marker, marker_path
+from azeotrope.report.sections import SECTIONS, measure_names
 from azeotrope.report.traces import trace_pages
 from azeotrope.report.verdict import headline_metric
 
@@ -25,10 +26,9 @@ RESULT_COLUMNS = (
 def payload(run: Run) -> dict[str, Any]:
     """Return everything the scripts need; numbers that are not finite become null."""
     names = run.results["metric"].unique(maintain_order=True).to_list()
-    recovered = [] if run.recovery is None else run.recovery["metric"].unique(maintain_order=True).to_list()
     tasks = run.results["task"].unique(maintain_order=True).to_list()
     data: dict[str, Any] = {
-        "measures": table([*names, *recovered]),
+        "measures": table(measure_names(run)),
         "utilities": [name for name in TEACHER_UTILITIES if name in names],
         "leakage": [name for name in LEAKAGE if name in names],
         "headline": headline_metric(run),
@@ -38,10 +38,12 @@ def payload(run: Run) -> dict[str, Any]:
         "results": _columns(run.results, RESULT_COLUMNS),
         "equal": None if run.equal_cost is None else _columns(run.equal_cost, run.equal_cost.columns),
         "costs": None if run.costs is None else _columns(run.costs, run.costs.columns),
-        "recovery": None if run.recovery is None else _columns(run.recovery, tuple(RECOVERY)),
         "losses": None if run.losses is None else _losses(run.losses),
         "diffs": None if run.diffs is None else trace_pages(run.diffs),
     }
+    for section in SECTIONS:
+        found = run.table(section.name)
+        data[section.name] = None if found is None else _columns(found, tuple(section.schema))
     return {key: _finite(value) for key, value in data.items()}
 
 

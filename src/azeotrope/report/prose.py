@@ -5,14 +5,16 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from azeotrope.report.load import Run
-from azeotrope.report.measures import RECOVERY, TERMS, UNDISTILLED, measure
+from azeotrope.report.measures import TERMS, UNDISTILLED, measure
+from azeotrope.report.sections import measure_names, shown
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, Finding, Verdict
+from azeotrope.report.wording import Told
 
 BIBTEX = """@software{{azeotrope,
   title   = {{Azeotrope: measure and control how well a language model's outputs train its cheaper copy}},
@@ -74,6 +76,12 @@ def verdict(found: Verdict) -> str:
     return f'<p class="lead">{text(found.lead)}</p>{told}<p class="caution">{text(found.caution)}</p>{listing}'
 
 
+def told(found: Sequence[Told]) -> str:
+    """Return what a section says in plain words."""
+    items = "".join(f"<li><b>{text(one.subject)}</b>. {_joined(one.sentence)}</li>" for one in found)
+    return f'<ul class="told">{items}</ul>' if items else ""
+
+
 def notes(run: Run) -> str:
     """Return what the study says must be known before its numbers are trusted."""
     found = [str(note) for note in run.manifest.get("notes") or []]
@@ -107,9 +115,9 @@ def reproduce(run: Run) -> str:
 
 def glossary(run: Run) -> str:
     """Return the measures of this run and the terms, in plain words."""
-    names = run.results["metric"].unique(maintain_order=True).to_list()
+    names = measure_names(run)
     measures = [(measure(name).label, measure(name).meaning) for name in names if measure(name).meaning]
-    terms = [] if run.recovery is None else [RECOVERY]
+    terms = [term for section in shown(run) for term in section.terms]
     return "".join(
         f"<div><dt>{text(label[:1].upper() + label[1:])}</dt><dd>{text(meaning)}</dd></div>"
         for label, meaning in [*measures, *TERMS, *terms]

@@ -75,6 +75,7 @@ function dataTable(host, { caption, columns, rows, filters = [], search = false,
   draw();
 }
 
+const amount = (key, label) => ({ key, label, num: true, text: (row) => (present(row[key]) ? significant(row[key]) : '–') });
 const plain = (key, label, name) => ({ key, label, text: (row) => (name ? name(row[key]) : String(row[key] ?? '–')) });
 
 // A small interval drawn on a shared scale, with zero marked.
@@ -115,8 +116,7 @@ function equalTable() {
       { key: 'reading', label: 'Reading', text: (row) => READING[readingOf(row)], node: (row) => el('span', { class: `chip chip-${readingOf(row)}` }, READING[readingOf(row)]), sort: (row) => READING[readingOf(row)] },
       plain('student', 'Student'), plain('attack', 'Attack'),
       { key: 'p', label: 'p', num: true, text: (row) => pValue(row.p) },
-      { key: 'n', label: 'n', num: true, text: (row) => String(row.n ?? '–') },
-      { key: 'n_seeds', label: 'Seeds', num: true, text: (row) => String(row.n_seeds ?? '–') },
+      amount('n', 'n'), amount('n_seeds', 'Seeds'),
     ],
     filters: [
       { key: 'task', label: 'task', all: false },
@@ -139,9 +139,7 @@ function costTable() {
       plain('arm', 'Arm'), plain('task', 'Task'), plain('stage', 'Stage'),
       { key: 'relative', label: 'Relative', num: true, text: (row) => (present(row.relative) ? `${row.relative.toFixed(2)} ×` : '–'),
         node: (row) => el('span', { class: 'meter', style: { '--part': String((row.relative || 0) / most) } }, present(row.relative) ? `${row.relative.toFixed(2)} ×` : '–') },
-      { key: 'seconds', label: 'Seconds', num: true, text: (row) => (present(row.seconds) ? significant(row.seconds) : '–') },
-      { key: 'tokens', label: 'Tokens', num: true, text: (row) => (present(row.tokens) ? significant(row.tokens) : '–') },
-      { key: 'tokens_per_second', label: 'Tokens / s', num: true, text: (row) => (present(row.tokens_per_second) ? significant(row.tokens_per_second) : '–') },
+      amount('seconds', 'Seconds'), amount('tokens', 'Tokens'), amount('tokens_per_second', 'Tokens / s'),
     ],
     filters: [{ key: 'task', label: 'task', all: false }, { key: 'stage', label: 'stage', value: 'release' }],
   });
@@ -156,8 +154,7 @@ function resultsTable() {
       plain('metric', 'Measure', labelOf),
       { key: 'value', label: 'Value', num: true, text: (row) => number(row.metric, row.value) + (formOf(row.metric) === 'share' ? ' %' : '') },
       { key: 'low', label: 'Interval', num: true, text: (row) => (present(row.low) && present(row.high) ? interval(row.metric, row.low, row.high) : '–') },
-      { key: 'n', label: 'n', num: true, text: (row) => String(row.n ?? '–') },
-      { key: 'n_seeds', label: 'Seeds', num: true, text: (row) => String(row.n_seeds ?? '–') },
+      amount('n', 'n'), amount('n_seeds', 'Seeds'),
     ],
     filters: [
       { key: 'task', label: 'task', value: DATA.tasks[0].name }, { key: 'metric', label: 'measure', value: DATA.headline, name: labelOf },

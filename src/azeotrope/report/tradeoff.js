@@ -72,10 +72,6 @@ function tradeoff() {
   }).observe(plot);
 }
 
-function swatch(line) {
-  return svg('svg', { width: 30, height: 14, viewBox: '-15 -7 30 14', 'aria-hidden': 'true', style: { '--k': look(line.kind).color } },
-    svg('path', { class: line.control ? 'line control' : 'line', d: 'M-14,0H14' }), svg('path', { class: 'mark', d: markerOf(line) }));
-}
 function emphasize(plot, label) {
   for (const group of plot.querySelectorAll('g.series')) group.classList.toggle('faint', label !== null && group.dataset.label !== label);
 }
@@ -142,7 +138,7 @@ function drawTradeoff(plot, state, task) {
   svg('defs', null, svg('clipPath', { id: 'plot-clip' }, svg('rect', { x: frame.left, y: frame.top, width: frame.right - frame.left, height: frame.bottom - frame.top }))),
   axes(state, frame, { x, y, x0, x1, y0, y1 }), inside);
   plot.replaceChildren(image);
-  rove(marks.map((mark) => mark.node), (node) => showTip(node, marks.find((mark) => mark.node === node).lines));
+  tips(marks);
   note(state, data);
 }
 

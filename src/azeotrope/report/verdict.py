@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from azeotrope.report.adapting import Adapted, adapting, is_passive
 from azeotrope.report.curve import Lookup, largest_drop, read_at
@@ -28,10 +27,10 @@ from azeotrope.report.measures import (
     show,
     show_p,
 )
+from azeotrope.report.wording import Row, join
 
 DROP = 0.05
 BELOW, ABOVE, UNCLEAR, UNREACHED = "below", "above", "not separable", "not reached"
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ def _how_far(far: float | None, drop: float, rows: Sequence[Row]) -> str:
     if far is None:
         return ""
     if far >= drop:
-        others = _join(list(dict.fromkeys(row["reference"] for row in rows)))
+        others = join(list(dict.fromkeys(row["reference"] for row in rows)))
         own = points(far, signed=False)
         size = points(drop, signed=False).removesuffix(".0")
         return f" Its arms lost up to {own} points; {others} did not lose {size}, or too few resamples did."
@@ -244,8 +243,8 @@ def _clauses(findings: Sequence[Finding]) -> list[str]:
         groups.setdefault((readings, tuple(where)), []).append(defense)
     everywhere = {finding.task for finding in findings}
     return [
-        f"{_join(defenses)} {_clause(dict(readings), len(defenses) > 1)}"
-        + ("" if set(where) == everywhere else f" on {_join(where)}")
+        f"{join(defenses)} {_clause(dict(readings), len(defenses) > 1)}"
+        + ("" if set(where) == everywhere else f" on {join(where)}")
         for (readings, where), defenses in groups.items()
     ]
 
@@ -263,8 +262,4 @@ def _clause(readings: Mapping[str, str], several: bool) -> str:
         ABOVE: f"{present} above",
         UNREACHED: f"{past} not compared with",
     }
-    return _join([f"{words[found]} {_join(by[found])}" for found in words if found in by])
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return join([f"{words[found]} {join(by[found])}" for found in words if found in by])

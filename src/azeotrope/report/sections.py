@@ -1,0 +1,58 @@
+"""The sections that a page has only where the run stored their table, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from azeotrope.report import schemas
+from azeotrope.report.load import Run
+from azeotrope.report.schemas import Schema
+from azeotrope.report.wording import Told
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section. `name` is that of its table, its fragment of HTML, its script and its element.
+
+    `measures` is the column that names measures. `terms` enter the glossary, and `tell` gives its sentences.
+    """
+
+    name: str
+    link: str
+    schema: Schema
+    measures: str
+    terms: tuple[tuple[str, str], ...] = ()
+    tell: Callable[[Run], Sequence[Told]] = lambda run: ()
+
+
+SECTIONS = (
+    Section(
+        name="recovery",
+        link="Adapting",
+        schema=schemas.RECOVERY,
+        measures="metric",
+        terms=(
+            (
+                "Recovery",
+                "The share of what the passive student lost to a defense that an adaptive attack brings back: 0 % "
+                "is what fine-tuning on the defended release gives, 100 % what it gives on the undefended one.",
+            ),
+        ),
+    ),
+)
+
+
+def shown(run: Run) -> list[Section]:
+    """Return the sections that this run has."""
+    return [section for section in SECTIONS if run.table(section.name) is not None]
+
+
+def measure_names(run: Run) -> list[str]:
+    """Return every measure of the results and of the sections' tables, in order of appearance."""
+    found = [run.results["metric"]]
+    for section in shown(run):
+        table = run.table(section.name)
+        assert table is not None
+        found.append(table[section.measures])
+    return list(dict.fromkeys(name for names in found for name in names.unique(maintain_order=True)))
