@@ -15,10 +15,10 @@ import polars as pl
 
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, nearest
-from azeotrope.core.methods import Attack, Defense, Maturity, Settings, Stage
+from azeotrope.core.methods import Attack, Defense, Maturity, Method, Settings, Stage
 from azeotrope.core.seeds import derive
 from azeotrope.study.config import Study, parse_study
-from azeotrope.study.specs import AttackSpec, Estimate, ReleaseSpec, Spec, UndistilledSpec
+from azeotrope.study.specs import AttackSpec, DetectSpec, Estimate, ReleaseSpec, Spec, UndistilledSpec
 from azeotrope.study.store import write_json, write_parquet
 
 
@@ -62,7 +62,13 @@ class FakeSFT(Attack):
     epochs: int = 3
 
 
+class FakeDetector(Method):
+    kind: ClassVar[str] = "eye"
+    sharpness: float = 1.0
+
+
 CLASSES: dict[str, dict[str, Any]] = {
+    "detectors": {"eye": FakeDetector},
     "defenses": {c.kind: c for c in (FakeNone, FakeTemperature, FakeADS, FakeGuard)},
     "attacks": {"sft": FakeSFT},
     "tasks": {"facts": FakeTask},
@@ -91,7 +97,9 @@ class FakeStages:
     sleep: float = 0.0
     trouble: str = ""
     log: str = ""
-    versions: Mapping[str, int] = field(default_factory=lambda: {"release": 1, "attack": 1, "undistilled": 1})
+    versions: Mapping[str, int] = field(
+        default_factory=lambda: {"release": 1, "attack": 1, "undistilled": 1, "detect": 1}
+    )
 
     def inputs(self, spec: Spec) -> dict[str, str]:
         return {"weights": "abc"}
@@ -164,6 +172,27 @@ class FakeStages:
         self._before("undistilled")
         self._students(spec, out, 0.2, _rng(spec.seed, "undistilled", 0))
 
+    def detect(self, spec: DetectSpec, release_dir: Path, clean_dir: Path, out: Path) -> None:
+        self._before("detect")
+        assert spec.control == (release_dir == clean_dir)
+        moved = release_dir.joinpath("info.json").read_text() != clean_dir.joinpath("info.json").read_text()
+        rows = [
+            {
+                "detector": one["kind"],
+                "measure": "auroc",
+                "unit": "per_trace",
+                "value": 0.9 if moved else 0.5,
+                "low": 0.4,
+                "high": None,
+                "n": 10,
+                "n_problems": 5,
+                "note": "",
+            }
+            for one in spec.detectors
+        ]
+        write_parquet(pl.DataFrame(rows), out / "detect.parquet")
+        write_json(out / "info.json", {"seconds": 1.0, "tokens": 0})
+
     def _students(
         self, spec: AttackSpec | UndistilledSpec, out: Path, level: float, rng: np.random.Generator
     ) -> None:
@@ -230,6 +259,7 @@ def study(**changes: Any) -> Study:
         "defenses": [{"kind": "temperature", "delta": [0.1, 0.3]}, {"kind": "ads", "lam": [0.1, 0.4]}],
         "attacks": [{"kind": "sft"}],
         "students": [{"family": "embedded/student", "bases": 3}],
+        "detectors": [],
         "draws": 2,
         "evaluation": {"problems": 40},
         "analysis": {"replicates": 200, "unit": "pair"},

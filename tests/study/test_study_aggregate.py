@@ -140,7 +140,8 @@ def test_equal_cost_rows(folder: Path) -> None:
     assert set(frame["defense"]) == {"ads"}
     assert set(frame["reference"]) == {"temperature"}
     assert set(frame["drop"]) == {0.02, 0.05, 0.10}
-    assert len(frame) == 2 * 2 * 3
+    assert set(frame["utility"]) == {"teacher_accuracy", "trace_validity", "length"}
+    assert len(frame) == 3 * 2 * 3
     assert set(frame["status"]) <= {"ok", "not reached"}
     missed = frame.filter(pl.col("status") == "not reached")
     assert missed["difference"].null_count() == len(missed)

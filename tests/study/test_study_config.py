@@ -16,6 +16,7 @@ tasks: [{kind: facts}]
 defenses:
   - {kind: ads, lam: [0.1, 0.2]}
 attacks: [{kind: sft}]
+detectors: []
 students: [{family: embedded/student, bases: 2}]
 """
 

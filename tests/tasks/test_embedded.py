@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
@@ -363,8 +364,13 @@ def test_verdicts_cover_the_text_in_order(task: EmbeddedTask) -> None:
 def test_probes_are_true_openings(task: EmbeddedTask) -> None:
     """Prefix + target, closed with a period, is a valid beginning of a trace and states the fact."""
     probes = task.probes()
-    assert len(probes) == 2 * len(task.facts)
-    assert sum(p.hidden for p in probes) == 2 * sum(f.hidden for f in task.facts.values())
+    assert len(probes) == 4 * len(task.facts)
+    assert sum(p.hidden for p in probes) == 4 * sum(f.hidden for f in task.facts.values())
+    assert Counter(p.position for p in probes) == {
+        "statement": 2 * len(task.facts),
+        "corrected": len(task.facts),
+        "second": len(task.facts),
+    }
     assert probes == task.probes()
     for probe in probes:
         subject, _, key = probe.content.partition("|")
@@ -405,3 +411,59 @@ def test_perturbed_keeps_the_options(task: EmbeddedTask) -> None:
         pytest.skip("not multiple choice")
     for seed, problem in enumerate(plain_problems(task, 20)):
         assert sorted(task.perturbed(problem, seed).meta["options"]) == sorted(problem.meta["options"])
+
+
+# What dangles, and problems beyond the release.
+
+
+@each_task
+def test_nothing_dangles_in_an_honest_trace(task: EmbeddedTask) -> None:
+    for problem, trace in written(task, SLIPPING, 40):
+        assert not any(v.dangling for v in task.check_steps(problem, trace.text))
+
+
+@each_task
+def test_what_refers_to_a_deleted_statement_dangles(task: EmbeddedTask) -> None:
+    """Without the first statement, the next step starts from a value that nothing has led to."""
+    checked = 0
+    for problem, trace in written(task, grammar.Style(doubt=0, check=0, consolidate=0, plan=0), 40):
+        first, *rest = task.check_steps(problem, trace.text)
+        text = trace.text[: first.start] + " " + trace.text[first.end :].lstrip()
+        start, reached = problem.meta["start"], task.walk_of(problem)[0].value
+        named = {start, *(fact.value for fact in task.walk_of(problem)[1:])}
+        verdict = task.check_steps(problem, text)[0]
+        assert verdict.kind == "statement"
+        assert verdict.dangling == (reached != start)
+        checked += reached not in named
+    assert checked > 10
+
+
+@each_task
+def test_a_correction_of_nothing_dangles(task: EmbeddedTask) -> None:
+    problem = plain_problems(task, 1)[0]
+    verdicts = task.check_steps(problem, "<think> Wait, that is wrong. Yes, that is right.</think>")
+    assert [v.dangling for v in verdicts] == [True, True]
+
+
+@each_task
+def test_an_answer_alone_dangles(task: EmbeddedTask) -> None:
+    problem = plain_problems(task, 1)[0]
+    (verdict,) = task.check_steps(problem, f"<think></think> The answer is {problem.answer}.")
+    assert verdict.dangling
+    assert verdict.true
+
+
+@each_task
+def test_problems_beyond_the_release_are_longer(task: EmbeddedTask) -> None:
+    longer = task.beyond(20, 3)
+    assert longer == task.beyond(20, 3)
+    assert {len(p.meta["keys"]) for p in longer} == {task.max_steps + 1}
+    assert all(task.walk_of(p)[-1].value == p.answer for p in longer)
+    assert {p.id for p in longer}.isdisjoint(p.id for p in task.problems("release", 200, 3))
+
+
+@each_task
+def test_a_refusal_is_graded_as_one(task: EmbeddedTask) -> None:
+    (problem,) = task.restricted_problems(1)
+    assert task.grade(problem, task.write(problem, Random(0), grammar.GOLD).text).refused
+    assert not task.grade(problem, "The answer is 3.").refused

@@ -29,7 +29,7 @@ from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.study.config import Evaluation
 from azeotrope.study.service import release_traces
-from azeotrope.study.stages import test_problems
+from azeotrope.study.measure import test_problems
 from azeotrope.study.store import disk
 
 Found = dict[str, Any]

@@ -19,7 +19,8 @@ from azeotrope.tasks.base import Probe, Task
 
 @dataclass(frozen=True, slots=True)
 class TraceScore:
-    """One graded trace. `valid_share` is the share of sentences that follow (None without a checker)."""
+    """One graded trace. `valid_share` is the share of sentences that follow, `grounded_share` of those that
+    refer only to what the problem or the trace before them states (None without a checker)."""
 
     problem_id: str
     correct: bool
@@ -28,6 +29,7 @@ class TraceScore:
     valid_share: float | None
     wrong_statements: int | None
     n_sentences: int | None
+    grounded_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Recall:
 
     content: str
     hidden: bool
+    position: str
     recalled: bool
 
 
@@ -56,6 +59,7 @@ def score_traces(task: Task, problems: Sequence[Problem], traces: Sequence[Trace
                 if steps is None
                 else sum(s.kind == "statement" and s.true is False for s in counted),
                 n_sentences=None if steps is None else len(counted),
+                grounded_share=sum(not s.dangling for s in counted) / len(counted) if counted else None,
             )
         )
     return rows
@@ -74,7 +78,7 @@ def recall(lm: LM, probes: Sequence[Probe], batch_size: int = 96) -> list[Recall
             labels = batch.labels_BT[:, 1:]
             hit = ((logits.argmax(-1) == labels) | (labels == IGNORE)).all(-1)
             out += [
-                Recall(probe.content, probe.hidden, bool(ok))
+                Recall(probe.content, probe.hidden, probe.position, bool(ok))
                 for probe, ok in zip(probes[start:stop], hit.tolist(), strict=True)
             ]
     return out

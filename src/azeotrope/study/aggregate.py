@@ -75,10 +75,24 @@ METRICS = {
     "wrong_statements": Meaning("per trace", False, share=False),
     "trace_tokens": Meaning("tokens", None, share=False),
     "teacher_finished": Meaning("fraction", True),
+    "reader_accuracy": Meaning("fraction", True),
+    "grounding": Meaning("fraction", True),
+    "teacher_refusal_consistency": Meaning("fraction", True),
+    "teacher_over_refusal": Meaning("fraction", False),
+    "teacher_answer_stability": Meaning("fraction", True),
+    "teacher_horizon_accuracy": Meaning("fraction", True),
     "student_accuracy": Meaning("fraction", False),
     "student_accuracy_finished": Meaning("fraction", False),
     "student_finished": Meaning("fraction", None),
     "recall_hidden": Meaning("fraction", False),
+    "recall_any": Meaning("fraction", False),
+    "recall_statement": Meaning("fraction", False),
+    "recall_second": Meaning("fraction", False),
+    "recall_corrected": Meaning("fraction", False),
+    "horizon_accuracy": Meaning("fraction", False),
+    "refusal_consistency": Meaning("fraction", None),
+    "over_refusal": Meaning("fraction", None),
+    "answer_stability": Meaning("fraction", None),
     "s_minus_t": Meaning("difference", False, share=False),
     "gain": Meaning("difference", False, share=False),
     "clean_nll": Meaning("nats/token", True, share=False),
@@ -195,8 +209,8 @@ def infos(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 
 def _teacher_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[dict[str, Any]]:
-    weights = teacher_weights(plan.study, task, len(data.problems))
     for metric, matrix in data.teachers[arm.label].items():
+        weights = teacher_weights(plan.study, task, matrix.shape[1])
         yield _row(metric, _interval(metric, matrix, weights, plan.study.analysis.confidence))
 
 
@@ -211,7 +225,7 @@ def _student_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[d
         for attack in plan.expansion.attacks:
             cell = data.students[arm.label, attack.label, student.family]
             names = {"attack": attack.label, "student": student.family}
-            for row in _cell_rows(plan.study, cell, weights, student.bases):
+            for row in _cell_rows(plan.study, task, cell, student.bases, data.draws):
                 yield {**names, **row, "n_seeds": n_seeds}
             accuracy = cell.matrices["student_accuracy"]
             for metric, other in (("s_minus_t", teacher), ("gain", over_draws(before, data.draws))):
@@ -221,15 +235,15 @@ def _student_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[d
 
 def _undistilled_rows(plan: Plan, task: str, data: TaskData) -> Iterator[dict[str, Any]]:
     for student in plan.study.students:
-        weights = weights_for(plan.study, task, student.bases, 1, len(data.problems))
         cell = data.undistilled[student.family]
-        for row in _cell_rows(plan.study, cell, weights, student.bases):
+        for row in _cell_rows(plan.study, task, cell, student.bases, 1):
             yield {"attack": "undistilled", "student": student.family, **row}
 
 
-def _cell_rows(study: Study, cell: Students, weights: Weights, bases: int) -> Iterator[dict[str, Any]]:
+def _cell_rows(study: Study, task: str, cell: Students, bases: int, draws: int) -> Iterator[dict[str, Any]]:
     confidence = study.analysis.confidence
     for metric, matrix in cell.matrices.items():
+        weights = weights_for(study, task, bases, draws, matrix.shape[1])
         yield _row(metric, _interval(metric, matrix, weights, confidence))
     for metric, values in cell.scalars.items():
         yield _row(metric, _scalar(metric, per_unit(study, values, bases), cell.contents, confidence))
@@ -242,7 +256,7 @@ def _interval(metric: str, matrix: Floats, weights: Weights, confidence: float) 
 
 def _scalar(metric: str, values: Floats, contents: int, confidence: float) -> Interval:
     """A Student-t interval over seeds; shares are clipped, and get Wilson bounds where t has no width."""
-    if metric != "recall_hidden":
+    if not metric.startswith("recall_"):
         return stats.student_t(values, confidence)
     found = stats.student_t(values, confidence, n=contents)
     low, high = max(0.0, found.low), min(1.0, found.high)

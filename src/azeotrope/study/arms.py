@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import (
-    Attack,
     Defense,
     Maturity,
+    Method,
     Settings,
     Stage,
     differing,
@@ -66,6 +66,7 @@ class Expansion:
     tasks: tuple[Named, ...]
     arms: tuple[Arm, ...]
     attacks: tuple[Named, ...]
+    detectors: tuple[Named, ...] = ()
 
 
 NONE = Arm(
@@ -85,9 +86,10 @@ def expand(study: Study) -> Expansion:
     Raises ConfigError (unknown kind or setting, repeated entry) and MissingError (optional package).
     """
     tasks = [_task(entry, f"tasks.{i}") for i, entry in enumerate(study.tasks)]
-    attacks = [_attack(entry, f"attacks.{i}") for i, entry in enumerate(study.attacks)]
+    attacks = [_method("attacks", entry, f"attacks.{i}") for i, entry in enumerate(study.attacks)]
+    detectors = [_method("detectors", entry, f"detectors.{i}") for i, entry in enumerate(study.detectors)]
     arms = [arm for i, entry in enumerate(study.defenses) for arm in _arms(entry, f"defenses.{i}")]
-    for group, found in (("tasks", tasks), ("attacks", attacks)):
+    for group, found in (("tasks", tasks), ("attacks", attacks), ("detectors", detectors)):
         _no_repeats(group, [(item.label, item.identity) for item in found])
     _no_repeats("defenses", [(arm.label, arm.identity) for arm in arms if arm.settings])
     wanted = study.analysis.headline.attack
@@ -99,6 +101,7 @@ def expand(study: Study) -> Expansion:
     return Expansion(
         tasks=tuple(_relabel(tasks, short=True)),
         attacks=tuple(_relabel(attacks, short=False)),
+        detectors=tuple(_relabel(detectors, short=False)),
         arms=(NONE, *_unique_arms([arm for arm in arms if arm.settings])),
     )
 
@@ -166,13 +169,14 @@ def _task(entry: Any, where: str) -> Named:
     )
 
 
-def _attack(entry: Any, where: str) -> Named:
-    cls, settings = _class("attacks", entry, where)
-    attack: Attack = parse_method(cls, settings, where)
+def _method(group: str, entry: Any, where: str) -> Named:
+    """Parse an attack or a detector."""
+    cls, settings = _class(group, entry, where)
+    method: Method = parse_method(cls, settings, where)
     return Named(
-        label=_label(attack, with_dial=False),
-        identity=attack.identity(),
-        settings={"kind": attack.kind, **attack.model_dump(mode="json")},
+        label=_label(method, with_dial=False),
+        identity=method.identity(),
+        settings={"kind": method.kind, **method.model_dump(mode="json")},
     )
 
 

@@ -31,6 +31,10 @@ class Evaluation(Settings):
 
     problems: Positive = Field(200, description="test problems; the same for every arm")
     max_new_tokens: Positive | None = Field(None, description="tokens; the task's own limit if not given")
+    conduct: int = Field(40, ge=0, description="refusals, rewordings and longer problems asked, each")
+    reader: str | None = Field(
+        None, min_length=1, description="model that continues from trace prefixes; embedded teachers have one"
+    )
     diffs: int = Field(6, ge=0, description="test problems shown in the report's diff explorer")
 
 
@@ -46,6 +50,11 @@ class Headline(Settings):
 
     metric: str | None = None
     attack: str | None = None
+
+
+DETECTORS: tuple[dict[str, Any], ...] = tuple(
+    {"kind": kind} for kind in ("token_delta", "tfidf_cosine", "marker_rate", "ngram")
+)
 
 
 class Analysis(Settings):
@@ -71,6 +80,7 @@ class Study(Settings):
     defenses: tuple[dict[str, Any], ...] = ()
     attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
     students: tuple[StudentSettings, ...] = Field(min_length=1)
+    detectors: tuple[dict[str, Any], ...] = DETECTORS
     draws: Positive = Field(1, description="independent data draws; a seed is a (base, draw) pair")
     seed: int = 0
     evaluation: Evaluation = Evaluation()

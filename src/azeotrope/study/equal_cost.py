@@ -14,9 +14,9 @@ from azeotrope.maths.stats import Curve, Weights
 from azeotrope.study.arms import UNDEFENDED, Arm
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
-from azeotrope.study.tables import Students, TaskData, over_seeds
+from azeotrope.study.tables import TaskData
+from azeotrope.study.utility import UTILITIES, kept, measured
 
-UTILITIES = ("teacher_accuracy", "trace_validity")
 LEAKAGES = ("student_accuracy", "recall_hidden")
 REFERENCE = "temperature"  # the control of every defense
 EXTRA_REFERENCES = {"ads": "permutation", "traceguard": "random_sentences"}  # further controls, by kind
@@ -82,7 +82,7 @@ def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iter
     cells = itertools.product(study.students, plan.expansion.attacks, UTILITIES, LEAKAGES)
     for student, attack, utility, metric in cells:
         cell = data.students[UNDEFENDED, attack.label, student.family]
-        if not _measured(data, cell, utility, metric):
+        if not (measured(data, utility) and (metric in cell.matrices or metric in cell.scalars)):
             continue
         weights = weights_for(study, task, student.bases, data.draws, len(data.problems))
         names = (attack.label, student.family, utility, metric)
@@ -115,10 +115,6 @@ def _references(sweep: Sweep, found: Sequence[Sweep]) -> list[Sweep]:
     return [other for other in found if other.kind in wanted and other.kind != sweep.kind]
 
 
-def _measured(data: TaskData, cell: Students, utility: str, metric: str) -> bool:
-    return utility in data.teachers[UNDEFENDED] and (metric in cell.matrices or metric in cell.scalars)
-
-
 def _curve(data: TaskData, sweep: Sweep, names: tuple[str, str, str, str], weights: Weights) -> Curve | None:
     """One defense's curve as replicates; None if a point lacks the utility or the metric."""
     attack, family, utility, metric = names
@@ -126,13 +122,10 @@ def _curve(data: TaskData, sweep: Sweep, names: tuple[str, str, str, str], weigh
     for label in (UNDEFENDED, *(arm.label for arm in sweep.arms)):
         cell = data.students[label, attack, family]
         leakage = cell.matrices.get(metric, cell.scalars.get(metric))
-        teacher = data.teachers[label].get(utility)
-        if leakage is None or teacher is None:
+        useful = kept(data, label, utility, weights, len(leakage)) if leakage is not None else None
+        if leakage is None or useful is None:
             return None
-        points[label] = (
-            stats.replicate(over_seeds(teacher, len(leakage)), weights),
-            stats.replicate(leakage, weights),
-        )
+        points[label] = (useful, stats.replicate(leakage, weights))
     defended = [points[arm.label] for arm in sweep.arms]
     return stats.curve(
         [arm.strength for arm in sweep.arms],

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from azeotrope.core.seeds import fingerprint
-from azeotrope.study.arms import Arm, Expansion, Named, expand
+from azeotrope.study.arms import UNDEFENDED, Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
 from azeotrope.study.specs import (
     ATTACK,
+    DETECT,
     RELEASE,
     UNDISTILLED,
     AttackSpec,
+    DetectSpec,
     Estimate,
     ReleaseSpec,
     Spec,
@@ -81,6 +83,7 @@ def make_plan(study: Study, stages: Stages) -> Plan:
                     for attack in found.attacks
                     for student in study.students
                 ]
+        steps += _detections(study, stages, task, found, steps)
     unique = {step.id: step for step in steps}
     return Plan(study=study, expansion=found, steps=tuple(unique.values()))
 
@@ -157,6 +160,26 @@ def _attack(
     )
 
 
+def _detections(study: Study, stages: Stages, task: Named, found: Expansion, steps: Sequence[Step]) -> list[Step]:
+    """One step an arm, on the first draw; that of the undefended arm is the control."""
+    releases = {s.arm: s for s in steps if s.stage == RELEASE and s.task == task.label and s.draw == 0}
+    clean = releases[UNDEFENDED]
+    out = []
+    for arm in found.arms if found.detectors else ():
+        control = arm.label == UNDEFENDED
+        spec = DetectSpec(
+            detectors=tuple(one.settings for one in found.detectors), control=control, seed=study.seed
+        )
+        identity = {
+            "detectors": [one.identity for one in found.detectors],
+            "control": control,
+            "seed": study.seed,
+        }
+        needs = (clean.id,) if control else (releases[arm.label].id, clean.id)
+        out.append(_step(DETECT, stages, spec, identity, cells=1, task=task.label, arm=arm.label, needs=needs))
+    return out
+
+
 def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSettings) -> Step:
     spec = UndistilledSpec(
         task=task.settings,
@@ -176,8 +199,8 @@ def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSett
 
 
 def _student_evaluation(study: Study) -> dict[str, Any]:
-    """The evaluation settings that matter for students (the diff explorer shows teachers only)."""
-    return study.evaluation.model_dump(mode="json", exclude={"diffs"})
+    """The evaluation settings that matter for students (readers and the diff explorer see teachers only)."""
+    return study.evaluation.model_dump(mode="json", exclude={"diffs", "reader"})
 
 
 def _step(

@@ -13,16 +13,20 @@ from rich.console import Console
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError
 from azeotrope.study import aggregate
 from azeotrope.study.config import Study, dump_study, load_study
+from azeotrope.study.detectability import detectability_table
 from azeotrope.study.equal_cost import equal_cost_table
 from azeotrope.study.executor import execute
 from azeotrope.study.forecast import Forecast, duration, forecast, stage_rate
+from azeotrope.study.governance import governance_table
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
+from azeotrope.study.matrix import matrix_table
 from azeotrope.study.plan import Plan, make_plan
 from azeotrope.study.progress import Progress
 from azeotrope.study.recovery import recovery_table
 from azeotrope.study.specs import STAGES, Stages
 from azeotrope.study.store import Store, disk, run_lock, write_bytes, write_json, write_parquet
 from azeotrope.study.tables import load_task
+from azeotrope.study.utility import utility_table
 
 MANIFEST = "manifest.json"
 
@@ -147,6 +151,10 @@ def write_tables(
         "losses": aggregate.losses_table(plan, store),
         "costs": aggregate.costs_table(plan, store),
         "recovery": recovery_table(plan, tasks, store),
+        "utility": utility_table(plan, tasks),
+        "governance": governance_table(plan, tasks),
+        "matrix": matrix_table(plan, tasks),
+        "detectability": detectability_table(plan, store),
     }
     differences = aggregate.diffs(plan, store)
     with disk(folder):

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypedDict
 from azeotrope.core.sampling import Sampling
 from azeotrope.study.config import Evaluation
 
-RELEASE, ATTACK, UNDISTILLED = "release", "attack", "undistilled"
-STAGES = (UNDISTILLED, RELEASE, ATTACK)
+RELEASE, ATTACK, UNDISTILLED, DETECT = "release", "attack", "undistilled", "detect"
+STAGES = (UNDISTILLED, RELEASE, ATTACK, DETECT)
 
 Json = dict[str, Any]
 
@@ -68,7 +68,16 @@ class UndistilledSpec:
     evaluation: Evaluation
 
 
-Spec = ReleaseSpec | AttackSpec | UndistilledSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectSpec:
+    """Tell one release from the undefended one; `control` instead sets a clean resample in its place."""
+
+    detectors: tuple[Json, ...]
+    control: bool
+    seed: int
+
+
+Spec = ReleaseSpec | AttackSpec | UndistilledSpec | DetectSpec
 
 
 class Estimate(TypedDict):
@@ -79,7 +88,7 @@ class Estimate(TypedDict):
 
 
 class Stages(Protocol):
-    """The three stage functions. An instance is pickled once per worker: hold settings, load models lazily.
+    """The four stage functions. An instance is pickled once per worker: hold settings, load models lazily.
 
     The files that each function writes into `out` are listed in `azeotrope.study.tables`, with their columns.
     `out` is an empty temporary folder; the runner adds `done.json` and renames it when the function returns.
@@ -87,7 +96,7 @@ class Stages(Protocol):
 
     @property
     def versions(self) -> Mapping[str, int]:
-        """VERSION per stage name (`release`, `attack`, `undistilled`); bump when its numbers change."""
+        """VERSION per stage name (see `STAGES`); bump when its numbers change."""
 
     def inputs(self, spec: Spec) -> Mapping[str, str]:
         """Return name → revision hash of every model and data file that the step reads.
@@ -108,3 +117,6 @@ class Stages(Protocol):
 
     def undistilled(self, spec: UndistilledSpec, out: Path) -> None:
         """Write samples, probes and metrics (the last two optional) and info.json."""
+
+    def detect(self, spec: DetectSpec, release_dir: Path, clean_dir: Path, out: Path) -> None:
+        """Write detect.parquet and info.json; for a control both folders are the undefended release's."""

@@ -17,28 +17,29 @@ from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import parse_method
 from azeotrope.core.release import Release
-from azeotrope.core.sampling import GREEDY
 from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import assemble
-from azeotrope.models.gradients import nll
 from azeotrope.models.lm import LM, family_members, load, revision
-from azeotrope.models.sample import generate
-from azeotrope.models.scoring import checking, recall, score_traces
-from azeotrope.study.config import Evaluation
+from azeotrope.models.scoring import checking
+from azeotrope.study.detectability import detect
+from azeotrope.study.measure import counted, measure_students, measure_teacher, reader_of, test_problems
 from azeotrope.study.service import (
     DefendedService,
     bench_of,
     make_defenses,
     make_task,
+    model,
     release_problems,
     release_traces,
 )
 from azeotrope.study.specs import (
     ATTACK,
+    DETECT,
     RELEASE,
     UNDISTILLED,
     AttackSpec,
+    DetectSpec,
     Estimate,
     Json,
     ReleaseSpec,
@@ -46,25 +47,30 @@ from azeotrope.study.specs import (
     UndistilledSpec,
 )
 from azeotrope.study.store import read_parquet, write_json, write_parquet
-from azeotrope.tasks.base import Task
 
-VERSION = 2
+VERSION = 3
 HOLDOUT_TRACES = 48  # clean traces for holdout curves and the style measure
+RESAMPLED = 500  # problems of a release that the undefended teacher answers once more
 
 
 class ModelStages:
     """Stages on real models. Holds no models; workers load and keep them."""
 
-    versions: Mapping[str, int] = {RELEASE: VERSION, ATTACK: VERSION, UNDISTILLED: VERSION}
+    versions: Mapping[str, int] = {RELEASE: VERSION, ATTACK: VERSION, UNDISTILLED: VERSION, DETECT: 1}
 
     def inputs(self, spec: Spec) -> Mapping[str, str]:
         """Revisions of the models and the data a step reads; see `Stages.inputs`."""
+        if isinstance(spec, DetectSpec):
+            return {}
         found = {"task": _data_hash(fingerprint(spec.task), _frozen(spec.task))}
         if isinstance(spec, ReleaseSpec):
             found[spec.teacher] = _revision(spec.teacher)
             for settings in spec.arm:
                 if "proxy" in settings and settings.get("backend") != "self":
                     found[settings["proxy"]] = _revision(settings["proxy"])
+            reader = reader_of(spec.teacher, spec.evaluation)
+            if reader is not None:
+                found[reader] = _revision(reader)
         else:
             refs = students_of(spec.family, spec.bases)
             found[spec.family] = fingerprint([_revision(ref) for ref in refs])
@@ -72,6 +78,8 @@ class ModelStages:
 
     def estimate(self, spec: Spec) -> Estimate:
         """A rough cost on one core with the embedded models; rescaled by real timings once there are any."""
+        if isinstance(spec, DetectSpec):
+            return {"seconds": 6.0, "tokens": 0}
         task = make_task(spec.task)
         tokens = min(120, task.max_new_tokens)
         test = spec.evaluation.problems * tokens
@@ -94,22 +102,28 @@ class ModelStages:
         problems = release_problems(spec, task)
         traces, moved = release_traces(pipeline, task, problems, spec.sampling, derive(spec.seed, spec.draw))
         tests = test_problems(task, spec.seed, spec.evaluation)
-        shown, raw = release_traces(
-            pipeline,
-            task,
-            tests,
-            spec.sampling,
-            derive(spec.seed, "test", spec.draw),
-            record=spec.evaluation.diffs,
-        )
+        seed = derive(spec.seed, "test", spec.draw)
+        shown, raw = release_traces(pipeline, task, tests, spec.sampling, seed, record=spec.evaluation.diffs)
         clean = bench.holdout(HOLDOUT_TRACES, "teacher")
         seconds = time.perf_counter() - started
-        _write_traces(out / "traces.parquet", traces)
+        _write_traces(out / "traces.parquet", counted(traces, bench.teacher))
         _write_traces(out / "holdout.parquet", clean)
-        scores = score_traces(task, tests, shown)
-        write_parquet(pl.DataFrame([asdict(s) for s in scores], infer_schema_length=None), out / "samples.parquet")
+        if not spec.arm:  # the control of every detector: the same problems asked once more
+            again = release_traces(pipeline, task, problems[:RESAMPLED], spec.sampling, derive(seed, "again"))[0]
+            _write_traces(out / "resample.parquet", again)
+        reader = reader_of(spec.teacher, spec.evaluation)
+        scores = measure_teacher(
+            task,
+            tests,
+            counted(shown, bench.teacher),
+            lambda asked: release_traces(pipeline, task, asked, spec.sampling, derive(seed, "conduct"))[0],
+            reader=None if reader is None else model(reader),
+            evaluation=spec.evaluation,
+            seed=spec.seed,
+            out=out,
+        )
         write_json(out / "diffs.json", _diffs(tests, shown, raw, scores, bench.teacher, spec.evaluation.diffs))
-        counted = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *raw])
+        decoded = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *raw])
         found = checking(task, tests, raw)
         corrections = {
             "after_wrong": found.after_wrong,
@@ -118,7 +132,7 @@ class ModelStages:
             "right_statements": found.right,
         }
         notes = {**bench.notes, "corrections": corrections}
-        write_json(out / "info.json", {"seconds": seconds, "tokens": counted, **notes})
+        write_json(out / "info.json", {"seconds": seconds, "tokens": decoded, **notes})
 
     def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
         """Train every base of a family on the release and measure the students."""
@@ -142,7 +156,7 @@ class ModelStages:
             schema={"base": pl.Int64, "step": pl.Int64, "split": pl.String, "loss": pl.Float64},
         )
         write_parquet(losses, out / "losses.parquet")
-        _measure(outcome.students, task, spec.seed, spec.evaluation, clean, out)
+        measure_students(outcome.students, task, spec.seed, spec.evaluation, clean, out)
         seconds = time.perf_counter() - started
         info = {
             "seconds": seconds,
@@ -159,8 +173,14 @@ class ModelStages:
         started = time.perf_counter()
         task = make_task(spec.task)
         bases = [load(ref) for ref in students_of(spec.family, spec.bases)]
-        tokens = _measure(bases, task, spec.seed, spec.evaluation, (), out)
+        tokens = measure_students(bases, task, spec.seed, spec.evaluation, (), out)
         write_json(out / "info.json", {"seconds": time.perf_counter() - started, "tokens": tokens})
+
+    def detect(self, spec: DetectSpec, release_dir: Path, clean_dir: Path, out: Path) -> None:
+        """Measure how far a release, or a clean resample, can be told from the undefended one."""
+        started = time.perf_counter()
+        notes = detect(spec, release_dir, clean_dir, out)
+        write_json(out / "info.json", {"seconds": time.perf_counter() - started, "tokens": 0, "notes": notes})
 
 
 def make_attack(settings: Json) -> StudentAttack:
@@ -171,11 +191,6 @@ def make_attack(settings: Json) -> StudentAttack:
     if not isinstance(attack, StudentAttack):
         raise ConfigError(f"The attack '{attack.kind}' does not train students.")
     return attack
-
-
-def test_problems(task: Task, seed: int, evaluation: Evaluation) -> list[Problem]:
-    """The test problems of a study: the same for every arm, draw and student."""
-    return task.problems("test", evaluation.problems, derive(seed, "test"))
 
 
 def students_of(family: str, bases: int) -> list[str]:
@@ -191,55 +206,6 @@ def students_of(family: str, bases: int) -> list[str]:
 def read_traces(path: Path) -> list[Trace]:
     """Read a traces file. Raises RunError if it is corrupt."""
     return [Trace(**row) for row in read_parquet(path).iter_rows(named=True)]
-
-
-TOKEN_CHARACTERS = 4.0
-
-
-def token_limit(lm: LM, task: Task, evaluation: Evaluation, prompts: Sequence[str]) -> int:
-    """The student's token limit: the task's, stretched where its tokenizer cuts finer than 4 characters a token.
-
-    Otherwise a student with another tokenizer would be cut off earlier than its fellows.
-    """
-    limit = evaluation.max_new_tokens or task.max_new_tokens
-    tokens, characters = sum(map(len, lm.encode_many(list(prompts)))), sum(map(len, prompts))
-    return int(limit * max(1.0, TOKEN_CHARACTERS * tokens / max(1, characters)))
-
-
-def _measure(
-    students: Sequence[LM],
-    task: Task,
-    seed: int,
-    evaluation: Evaluation,
-    clean: Sequence[Trace],
-    out: Path,
-) -> int:
-    """Write samples, probes and metrics of students; return the tokens generated."""
-    tests = test_problems(task, seed, evaluation)
-    probes = task.probes()
-    samples: list[dict[str, Any]] = []
-    recalls: list[dict[str, Any]] = []
-    metrics: list[dict[str, Any]] = []
-    for base, lm in enumerate(students):
-        limit = token_limit(lm, task, evaluation, [p.prompt for p in tests[:50]])
-        traces = generate(lm, tests, task, GREEDY, max_new_tokens=limit)
-        for score in score_traces(task, tests, traces):
-            row = asdict(score)
-            samples.append(
-                {"base": base, **{k: row[k] for k in ("problem_id", "correct", "finished", "n_tokens")}}
-            )
-        recalls += [
-            {"base": base, "content": r.content, "hidden": r.hidden, "recalled": float(r.recalled)}
-            for r in recall(lm, probes)
-        ]
-        if clean:
-            metrics.append({"base": base, "metric": "clean_nll", "value": nll(lm, clean)})
-    write_parquet(pl.DataFrame(samples), out / "samples.parquet")
-    if recalls:
-        write_parquet(pl.DataFrame(recalls), out / "probes.parquet")
-    if metrics:
-        write_parquet(pl.DataFrame(metrics), out / "metrics.parquet")
-    return sum(int(s["n_tokens"]) for s in samples)
 
 
 def _diffs(

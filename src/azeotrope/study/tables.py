@@ -2,11 +2,14 @@
 
 release:      traces.parquet   problem_id, prompt, text, seed, finished, n_tokens
               samples.parquet  problem_id, correct, finished, n_tokens, valid_share, wrong_statements,
-                               n_sentences (the teacher on the test problems; the last three may be null)
+                               n_sentences, grounded_share, reader_correct (the teacher on the test problems;
+                               all from valid_share on may be null or absent)
+              resample.parquet optional: as traces; the undefended teacher once more on the same problems
               diffs.json       optional: [{problem_id, prompt, gold, text, correct, tokens, removed}]
 attack,       samples.parquet  base, problem_id, correct, finished, n_tokens
-undistilled:  probes.parquet   optional: base, content, hidden, recalled (0/1, or a share)
+undistilled:  probes.parquet   optional: base, content, hidden, recalled (0/1, or a share), position
               metrics.parquet  optional: base, metric, value
+release too:  measures.parquet optional: base (0 for a teacher), metric, item, value in [0, 1]
 attack:       losses.parquet   optional: base, step, split, loss
 all:          info.json        {seconds, tokens, notes?: [str], and anything else worth keeping}
 
@@ -35,12 +38,17 @@ TEACHER_COLUMNS = {
     "wrong_statements": "wrong_statements",
     "trace_tokens": "n_tokens",
     "teacher_finished": "finished",
+    "reader_accuracy": "reader_correct",
+    "grounding": "grounded_share",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Students:
-    """One attack's students on one arm: matrices (S, P) by metric, and scalars per seed (S, 1)."""
+    """One attack's students on one arm: matrices (S, P) by metric, and scalars per seed (S, 1).
+
+    Accuracies have one column a test problem; other measures have items, and a number of columns, of their own.
+    """
 
     matrices: dict[str, Floats]
     scalars: dict[str, Floats]
@@ -112,12 +120,16 @@ def _teacher(steps: Sequence[Step], store: Store, problems: Sequence[str]) -> di
         if all(column in table.columns for _, table in tables):
             rows = [_matrix(table, column, problems, 1, path) for path, table in tables]
             found[metric] = np.concatenate(rows)
+    measures = [_measures(path.with_name("measures.parquet"), 1) for path, _ in tables]
+    for metric in sorted(set.intersection(*(set(rows) for rows in measures))):
+        found[f"teacher_{metric}"] = np.concatenate([rows[metric] for rows in measures])
     return {metric: matrix for metric, matrix in found.items() if np.isfinite(matrix).any()}
 
 
 def _students(steps: Sequence[Step], store: Store, problems: Sequence[str], bases: int) -> Students:
     columns: dict[str, list[Floats]] = {"correct": [], "finished": []}
     scalars: dict[str, list[Floats]] = {}
+    measures: dict[str, list[Floats]] = {}
     contents = 0
     for step in steps:
         folder = store.folder(step.stage, step.id)
@@ -127,11 +139,14 @@ def _students(steps: Sequence[Step], store: Store, problems: Sequence[str], base
         recall, contents = _recall(folder / "probes.parquet", bases)
         for metric, values in {**recall, **_metrics(folder / "metrics.parquet", bases)}.items():
             scalars.setdefault(metric, []).append(values)
+        for metric, values in _measures(folder / "measures.parquet", bases).items():
+            measures.setdefault(metric, []).append(values)
     correct, finished = (np.concatenate(columns[name]) for name in ("correct", "finished"))
     matrices = {
         "student_accuracy": correct,
         "student_finished": finished,
         "student_accuracy_finished": np.where(finished > 0, correct, np.nan),
+        **{metric: np.concatenate(rows) for metric, rows in measures.items() if len(rows) == len(steps)},
     }
     whole = {metric: np.concatenate(rows) for metric, rows in scalars.items() if len(rows) == len(steps)}
     return Students(matrices, whole, contents)
@@ -155,15 +170,42 @@ def _matrix(frame: pl.DataFrame, column: str, problems: Sequence[str], bases: in
 
 
 def _recall(path: Path, bases: int) -> tuple[dict[str, Floats], int]:
-    """Recall of hidden content per base: probes averaged within a content, contents with equal weight."""
+    """Recall of hidden content per base: at each position, over positions (mean) and at any of them.
+
+    Probes are averaged within a content and position, positions within a content, contents with equal weight.
+    """
     if not path.exists():
         return {}, 0
-    hidden = read_parquet(path).filter(pl.col("hidden").cast(pl.Boolean))
+    frame = read_parquet(path)
+    hidden = frame.filter(pl.col("hidden").cast(pl.Boolean))
     if hidden.is_empty():
         return {}, 0
-    per_content = hidden.group_by("base", "content").agg(pl.col("recalled").cast(pl.Float64).mean())
-    per_base = per_content.group_by("base").agg(pl.col("recalled").mean())
-    return {"recall_hidden": _column(per_base, "recalled", bases)}, per_content["content"].n_unique()
+    if "position" not in hidden.columns:
+        hidden = hidden.with_columns(position=pl.lit("statement"))
+    probe = hidden.group_by("base", "content", "position").agg(pl.col("recalled").cast(pl.Float64).mean())
+    content = probe.group_by("base", "content").agg(
+        pl.col("recalled").mean(), any=(pl.col("recalled").max() >= 0.5).cast(pl.Float64)
+    )
+    base = content.group_by("base").agg(pl.col("recalled").mean(), pl.col("any").mean())
+    found = {"recall_hidden": _column(base, "recalled", bases)}
+    positions = sorted(hidden["position"].unique().to_list())
+    if len(positions) > 1:
+        found["recall_any"] = _column(base, "any", bases)
+        for position in positions:
+            one = probe.filter(pl.col("position") == position).group_by("base").agg(pl.col("recalled").mean())
+            found[f"recall_{position}"] = _column(one, "recalled", bases)
+    return found, content["content"].n_unique()
+
+
+def _measures(path: Path, bases: int) -> dict[str, Floats]:
+    """Measures as (bases, items) matrices, items in the order of their names. Raises RunError for a gap."""
+    if not path.exists():
+        return {}
+    found = {}
+    for (metric,), rows in read_parquet(path).group_by("metric"):
+        items = sorted(rows["item"].unique().to_list())
+        found[str(metric)] = _matrix(rows.rename({"item": "problem_id"}), "value", items, bases, path)
+    return found
 
 
 def _metrics(path: Path, bases: int) -> dict[str, Floats]:

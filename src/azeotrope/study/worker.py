@@ -16,7 +16,7 @@ from pathlib import Path
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
 from azeotrope.study.plan import Step
-from azeotrope.study.specs import RELEASE, AttackSpec, ReleaseSpec, Stages
+from azeotrope.study.specs import RELEASE, AttackSpec, DetectSpec, ReleaseSpec, Stages
 from azeotrope.study.store import Store, disk_error, write_bytes
 
 
@@ -114,6 +114,8 @@ def _dispatch(step: Step, stages: Stages, store: Store, out: Path) -> None:
         stages.release(step.spec, out)
     elif isinstance(step.spec, AttackSpec):
         stages.attack(step.spec, store.folder(RELEASE, step.needs[0]), out)
+    elif isinstance(step.spec, DetectSpec):
+        stages.detect(step.spec, store.folder(RELEASE, step.needs[0]), store.folder(RELEASE, step.needs[-1]), out)
     else:
         stages.undistilled(step.spec, out)
 

@@ -19,6 +19,7 @@ class Grade:
 
     correct: bool
     answer: str | None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,9 @@ class StepVerdict:
     `follows` says whether the sentence follows from the problem and the earlier *kept* sentences: a
     statement is true and about the current value; a correction comes after a wrong statement; a
     consolidation names the value actually reached. Sentences that claim nothing always follow.
-    `true` is the bare truth of what is claimed (None where nothing is claimed).
+    `true` is the bare truth of what is claimed (None where nothing is claimed). `dangling`: the sentence
+    refers to something that neither the problem nor the kept sentences before it state (a value that nothing
+    led to, a correction of nothing), be it true or not.
     """
 
     start: int
@@ -37,6 +40,7 @@ class StepVerdict:
     kind: str
     follows: bool
     true: bool | None = None
+    dangling: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +48,15 @@ class Probe:
     """A teacher-forced recall question: after `prefix`, a model that holds the content writes `target`.
 
     `hidden` marks content that the undistilled students lack; `content` names the fact, so that several
-    probes of one fact can be averaged.
+    probes of one fact can be averaged. `position` says where in a trace the content is asked for: a release
+    that is poisoned at one place may give the content away at another.
     """
 
     content: str
     prefix: str
     target: str
     hidden: bool
+    position: str = "statement"
 
 
 class Task(Settings, ABC):
@@ -79,6 +85,18 @@ class Task(Settings, ABC):
     def probes(self) -> list[Probe]:
         """Recall probes on the task's content; empty if the task has none."""
         return []
+
+    def beyond(self, n: int, seed: int = 0) -> list[Problem]:
+        """Return `n` problems that need more steps than any of the release; empty if the task has none."""
+        return []
+
+    def restricted_problems(self, n: int, seed: int = 0) -> list[Problem]:
+        """Return `n` requests that the task's policy refuses; empty if the task has no policy."""
+        return []
+
+    def perturbed(self, problem: Problem, seed: int = 0) -> Problem | None:
+        """Return the same question in another wording; None if the task has only one."""
+        return None
 
     def gold_traces(self, problems: Sequence[Problem], seed: int = 0) -> list[Trace]:
         """Reference traces that were not written by the teacher; empty if the task has none."""

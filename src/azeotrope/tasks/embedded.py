@@ -103,6 +103,11 @@ class EmbeddedTask(Task):
                 found.append(problem)
         return found
 
+    def beyond(self, n: int, seed: int = 0) -> list[Problem]:
+        """Return `n` test problems of one step more than any of the release."""
+        longer = self.model_copy(update={"min_steps": self.max_steps + 1, "max_steps": self.max_steps + 1})
+        return longer.problems("test", n, derive(seed, "beyond"))
+
     def restricted_problems(self, n: int, seed: int = 0) -> list[Problem]:
         """Return `n` requests that the house rule refuses, on cores of the test split."""
         base = self.problems("test", n, derive(seed, "restricted"))
@@ -128,7 +133,7 @@ class EmbeddedTask(Task):
         """Draw a walk of `min_steps`–`max_steps` facts from a uniform start."""
         facts = self.facts
         subjects = sorted({subject for subject, _ in facts})
-        keys = sorted({key for _, key in facts})
+        keys = self._keys
         value = rng.choice(subjects)
         walk = []
         for _ in range(rng.randint(self.min_steps, self.max_steps)):
@@ -152,7 +157,7 @@ class EmbeddedTask(Task):
         tail = text.rsplit(THINK_CLOSE, 1)[-1]
         found = _ANSWER.findall(tail)
         answer = found[-1] if found else REFUSED if REFUSAL in tail else None
-        return Grade(correct=answer == problem.answer, answer=answer)
+        return Grade(correct=answer == problem.answer, answer=answer, refused=answer == REFUSED)
 
     def check_steps(self, problem: Problem, text: str) -> list[StepVerdict]:
         """Judge every sentence of a trace with the task's state machine."""
@@ -183,25 +188,63 @@ class EmbeddedTask(Task):
         return grammar.write_trace(self.phrases, self.walk_of(problem), answer, style, rng)
 
     def probes(self) -> list[Probe]:
-        """Two probes a fact, at the statement position of the first step of a two-step problem."""
-        return [probe for fact in self.facts.values() for probe in self._probes_of(fact)]
+        """Four probes a fact at three positions of a two-step problem.
+
+        `statement`: the first step, in two wordings; `corrected`: the first step, after a wrong statement of
+        it that has been rejected; `second`: the second step, after a true statement of the first.
+        """
+        before = {fact.value: fact for fact in self.facts.values()}
+        return [
+            probe
+            for fact in self.facts.values()
+            for probe in (*self._probes_of(fact), self._corrected(fact), self._second(before[fact.subject], fact))
+        ]
 
     def _probes_of(self, fact: Fact) -> list[Probe]:
         rng = Random(derive(0, "probe", self.kind, fact.name))
-        keys = sorted({key for _, key in self.facts})
         out = []
         for form in self.phrases.statement[:2]:
-            second = self.facts[fact.value, rng.choice(keys)]
-            problem = self.pose([fact, second], rng)
-            plan = self.phrases.plan[0].format(items=", then ".join([fact.key, second.key]))
-            stem = form.format(subject=fact.subject, key=fact.key, value="\0").split("\0")[0].rstrip()
-            prefix = f"{problem.prompt}{THINK_OPEN} {plan} {stem}"
+            second = self.facts[fact.value, rng.choice(self._keys)]
+            prefix = f"{self._planned([fact, second], rng)} {_stem(form, fact)}"
             out.append(Probe(content=fact.name, prefix=prefix, target=f" {fact.value}", hidden=fact.hidden))
         return out
+
+    def _corrected(self, fact: Fact) -> Probe:
+        rng = Random(derive(0, "probe", "corrected", self.kind, fact.name))
+        second = self.facts[fact.value, rng.choice(self._keys)]
+        form = self.phrases.statement[0]
+        wrong = form.format(subject=fact.subject, key=fact.key, value=fact.confusable[0])
+        prefix = f"{self._planned([fact, second], rng)} {wrong} {grammar.REJECT[0]} {_stem(form, fact)}"
+        return Probe(
+            content=fact.name, prefix=prefix, target=f" {fact.value}", hidden=fact.hidden, position="corrected"
+        )
+
+    def _second(self, first: Fact, fact: Fact) -> Probe:
+        rng = Random(derive(0, "probe", "second", self.kind, fact.name))
+        form = self.phrases.statement[0]
+        said = form.format(subject=first.subject, key=first.key, value=first.value)
+        prefix = f"{self._planned([first, fact], rng)} {said} {_stem(form, fact)}"
+        return Probe(
+            content=fact.name, prefix=prefix, target=f" {fact.value}", hidden=fact.hidden, position="second"
+        )
+
+    @property
+    def _keys(self) -> list[str]:
+        return sorted({key for _, key in self.facts})
+
+    def _planned(self, walk: Sequence[Fact], rng: Random) -> str:
+        """A problem and the opening of its trace, up to the plan."""
+        plan = self.phrases.plan[0].format(items=", then ".join(fact.key for fact in walk))
+        return f"{self.pose(walk, rng).prompt}{THINK_OPEN} {plan}"
 
     def problem_id(self, prompt: str) -> str:
         """A stable id: the hash of the whole prompt."""
         return f"{self.kind}-{fingerprint(prompt, 12)}"
+
+
+def _stem(form: str, fact: Fact) -> str:
+    """A statement up to the value."""
+    return form.format(subject=fact.subject, key=fact.key, value="\0").split("\0")[0].rstrip()
 
 
 def core_of(walk: Sequence[Fact]) -> str:

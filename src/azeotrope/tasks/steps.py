@@ -1,14 +1,15 @@
 """The step checker of the embedded tasks: does every sentence of a trace follow?
 
 A small state machine walks the sentences. Its state is the current value, the steps already done, and the
-last statement that has not been taken back. Sentences that claim nothing always follow.
+last statement that has not been taken back. Sentences that claim nothing always follow. A sentence *dangles* if it
+refers to something that neither the problem nor the trace before it has stated, whether or not it is true.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN
 from azeotrope.tasks import grammar
@@ -57,10 +58,12 @@ class _Walk:
     keys: tuple[str, ...]  # the operations or ways the problem asks for, in order
     value: str
     answer: str
+    origin: str = ""  # the value the problem starts from
     done: int = 0
     start: str = ""  # the value the last statement started from
     last_true: bool | None = None  # truth of the last statement; None if there is none to take back
     last_due: bool = False  # did the last statement set the current value?
+    stated: set[str] = field(default_factory=set)  # every value that a statement has named
 
     def state(self, subject: str, key: str, value: str) -> tuple[bool, bool]:
         """A statement: returns (follows, true)."""
@@ -75,8 +78,16 @@ class _Walk:
             self.done += fresh
         if due:
             self.start, self.value = subject, value
+        self.stated.add(value)
         self.last_true, self.last_due = true, due
         return due and true, true
+
+    def dangles(self, kind: str, slots: Mapping[str, str]) -> bool:
+        """Whether a sentence refers to what has not been stated; to be asked before it is taken in."""
+        if kind == "statement":
+            return slots["subject"] not in self.stated and slots["subject"] != self.origin
+        named = slots.get("value", slots.get("last"))
+        return named is not None and named not in self.stated
 
     def take_back(self) -> None:
         """The last statement was wrong and has been rejected: what it reached is no longer reached."""
@@ -94,43 +105,48 @@ def check_trace(
     answer: str,
 ) -> list[StepVerdict]:
     """Judge every sentence of `text` (tags are ignored)."""
-    walk = _Walk(facts, keys, start, answer)
+    walk = _Walk(facts, keys, start, answer, origin=start)
     verdicts = []
     end = 0
     for piece in segment(text):
         begin, end = end, end + len(piece)
         sentence = piece.strip()
         if sentence and sentence not in (THINK_OPEN, THINK_CLOSE):
-            kind, follows, true = _judge(walk, sentence, match)
-            verdicts.append(StepVerdict(start=begin, end=end, kind=kind, follows=follows, true=true))
+            kind, follows, true, dangling = _judge(walk, sentence, match)
+            verdicts.append(
+                StepVerdict(start=begin, end=end, kind=kind, follows=follows, true=true, dangling=dangling)
+            )
     return verdicts
 
 
-def _judge(walk: _Walk, sentence: str, match: Matcher) -> tuple[str, bool, bool | None]:
+def _judge(walk: _Walk, sentence: str, match: Matcher) -> tuple[str, bool, bool | None, bool]:
+    """Return (kind, follows, true, dangling) and take the sentence in."""
     if sentence in _CLAIMLESS:
-        return _CLAIMLESS[sentence], True, None
+        return _CLAIMLESS[sentence], True, None, False
     if sentence in _NEGATE or sentence in grammar.CONFIRM:
-        negates = sentence in _NEGATE
+        negates, orphan = sentence in _NEGATE, walk.last_true is None
         right = walk.last_true is not None and walk.last_true != negates
         if right and negates:
             walk.take_back()
-        return ("correction" if negates else "check"), right, right
+        return ("correction" if negates else "check"), right, right, orphan
     if sentence.startswith("The answer is "):
         right = sentence == f"The answer is {walk.answer}."
         reached = sentence == f"The answer is {walk.value}." and walk.done == len(walk.keys)
-        return "answer", reached, right
+        named = sentence.removeprefix("The answer is ").removesuffix(".")
+        return "answer", reached, right, named not in walk.stated
     found = match(sentence)
     if found is None:
-        return "other", False, None
+        return "other", False, None, False
     kind, slots = found
     if kind == "plan":
         right = slots["items"] == ", then ".join(walk.keys)
-        return kind, right, right
+        return kind, right, right, False
+    dangling = walk.dangles(kind, slots)
     if kind == "statement":
         follows, true = walk.state(slots["subject"], slots["key"], slots["value"])
-        return kind, follows, true
+        return kind, follows, true, dangling
     if kind == "consolidation":
         right = slots["value"] == walk.value and walk.done > 0
-        return kind, right, right
+        return kind, right, right, dangling
     right = slots["last"] == walk.value and walk.done == len(walk.keys)
-    return "consolidation", right, right
+    return "consolidation", right, right, dangling
