@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from azeotrope.report import build
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One synthetic run, shared; tests that change files copy it."""
     return make_run(tmp_path_factory.mktemp("runs") / "synthetic")
+
+
+@pytest.fixture
+def copied(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run to change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import polars as pl
+from synthetic_tables import write_tables
 
 TASKS = ("arithmetic", "lookup")
 STUDENTS = ("gpt-small", "llama-small")
@@ -46,6 +47,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     pl.DataFrame(_losses(rng), infer_schema_length=None).write_parquet(folder / "losses.parquet")
     pl.DataFrame(_costs(rng), infer_schema_length=None).write_parquet(folder / "costs.parquet")
     pl.DataFrame(_recovery(Random(seed + 1)), infer_schema_length=None).write_parquet(folder / "recovery.parquet")
+    write_tables(folder, TASKS, _losing(), [(attack, student) for attack in ATTACKS for student in STUDENTS])
     (folder / "diffs.json").write_text(json.dumps(_diffs(rng)), encoding="utf-8")
     (folder / "manifest.json").write_text(json.dumps(_manifest()), encoding="utf-8")
     return folder
@@ -65,6 +67,11 @@ def arms() -> list[dict[str, Any]]:
                 "share": position / len(strengths) if dial else 0.0,
             })  # fmt: skip
     return found
+
+
+def _losing() -> list[dict[str, Any]]:
+    """The arms with what they cost at full strength."""
+    return [arm | {"accuracy": KINDS[arm["defense"]][2], "validity": KINDS[arm["defense"]][4]} for arm in arms()]
 
 
 def _row(task: str, arm: dict[str, Any], attack: str, student: str, metric: str, value: float, half: float,

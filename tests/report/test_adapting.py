@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ from azeotrope.report.load import load_run
 from azeotrope.report.schemas import RECOVERY
 from azeotrope.report.verdict import verdict
 from azeotrope.study.recovery import SCHEMA
-
-
-@pytest.fixture
-def copied(finished_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def edit(folder: Path, change: Any, name: str = "recovery.parquet") -> None:

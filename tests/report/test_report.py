@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
+from folders import data_of, edit
 from synthetic_run import HOSTILE
 
 from azeotrope.core.errors import ConfigError, MissingError, RunError
@@ -24,18 +23,7 @@ from azeotrope.report.palette import _BUILT_IN, _SPARE, BACKGROUND
 from azeotrope.report.traces import cut
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, caution, reading, verdict
 
-PARTS = ["equal_cost.parquet", "losses.parquet", "costs.parquet", "recovery.parquet", "diffs.json"]
-
-
-@pytest.fixture
-def copied(finished_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
-
-
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    assert found
-    return dict(json.loads(found[1]))
+PARTS = ["equal_cost.parquet", "losses.parquet", "costs.parquet", "diffs.json"]
 
 
 class Outline(HTMLParser):
@@ -53,10 +41,6 @@ class Outline(HTMLParser):
         self.sources += [str(given[name]) for name in ("src", "href") if given.get(name)]
 
 
-def edit(folder: Path, name: str, change: Any) -> None:
-    change(pl.read_parquet(folder / name)).write_parquet(folder / name)
-
-
 # The page
 
 
@@ -66,7 +50,7 @@ def test_page_has_all_sections_in_order_and_loads_nothing(finished_run: Path, tm
     outline = Outline()
     outline.feed(text)
     assert outline.sections == [
-        "verdict", "tradeoff", "equal", "recovery", "traces", "losses", "costs", "results", "reproduce",
+        "verdict", "tradeoff", "equal", "utility", "recovery", "traces", "losses", "costs", "results", "reproduce",
         "glossary",
     ]  # fmt: skip
     assert all(source.startswith(("#", "data:")) for source in outline.sources)
@@ -144,7 +128,7 @@ def test_incomplete_run_says_so(copied: Path, name: str) -> None:
         build(copied)
 
 
-@pytest.mark.parametrize("name", ["results", "equal_cost", "losses", "costs", "recovery"])
+@pytest.mark.parametrize("name", ["results", "equal_cost", "losses", "costs"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.97])
 def test_truncated_parquet_is_one_sentence(copied: Path, name: str, keep: float) -> None:
     path = copied / f"{name}.parquet"

@@ -19,18 +19,20 @@ function dotTicks({ at }, values, write, names = {}) {
     el('span', { style: { left: at(tick) } }, write(tick), tick in names ? el('b', null, names[tick]) : null)));
 }
 
-// One row. references: {value, kind}; dots: {value, low, high, d, y, kind}, of which two may be joined by a line.
-function dotPlot(scale, references, dots, lines, { height = 26, joined = false } = {}) {
+// One row, as high as its cell. references: {value, kind}; dots: {value, low, high, d, y, kind}, of which two may be joined.
+// `lines` is what it says in the tooltip; it joins `marks`, which the arrow keys move through.
+function dotPlot(scale, references, dots, lines, marks, joined = false) {
   const { at } = scale;
-  const image = svg('svg', { class: 'dot-plot', width: '100%', height, role: 'img', 'aria-label': lines.join('. ') });
+  const image = svg('svg', { class: 'dot-plot', role: 'img', 'aria-label': lines.join('. ') });
   for (const { value, kind = 'reference' } of references) image.append(svg('line', { class: kind, x1: at(value), x2: at(value), y1: 0, y2: '100%' }));
-  const shown = dots.filter((dot) => present(dot.value)).map((dot) => ({ y: height / 2, ...dot }));
+  const shown = dots.filter((dot) => present(dot.value)).map((dot) => ({ y: '50%', ...dot }));
   if (joined && shown.length === 2) {
     const [a, b] = shown;
     image.append(svg('line', { class: 'joined', x1: at(a.value), y1: a.y, x2: at(b.value), y2: b.y }));
   }
   for (const dot of shown) image.append(...dotMark(scale, dot));
-  return image;
+  marks.push({ node: image, lines });
+  return el('span', { class: 'dot-box' }, image);
 }
 
 function dotMark({ low, high, at }, { value, low: from, high: to, d, y, kind = '' }) {
@@ -40,7 +42,9 @@ function dotMark({ low, high, at }, { value, low: from, high: to, d, y, kind = '
     parts.push(svg('line', { class: `range ${kind}`, x1: at(from), x2: at(to), y1: y, y2: y }),
       put(from, from < low ? 'M4,-4L-2,0L4,4' : 'M0,-4V4', `range ${kind}`), put(to, to > high ? 'M-4,-4L2,0L-4,4' : 'M0,-4V4', `range ${kind}`));
   }
-  parts.push(put(value, d, `mark ${kind}${value >= low && value <= high ? '' : ' outside'}`));
+  const outside = value < low || value > high;
+  if (outside) parts.push(put(value, value < low ? 'M-8,-3.5L-11.5,0L-8,3.5' : 'M8,-3.5L11.5,0L8,3.5', `range ${kind}`));
+  parts.push(put(value, d, `mark ${kind}${outside ? ' outside' : ''}`));
   return parts;
 }
 

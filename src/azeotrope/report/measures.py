@@ -50,10 +50,10 @@ MEASURES = (
     ),
     Measure(
         "length",
-        "length",
+        "change of length",
         "number",
-        "Tokens in a released trace, on average. Its change is counted in both directions: a trace can get "
-        "longer or shorter.",
+        "Relative change in the tokens of a released trace, in either direction: a longer one costs the reader "
+        "time, a shorter one steps.",
     ),
     Measure(
         "wrong_statements",

@@ -75,9 +75,7 @@ function gainMark(row, reach, marks) {
 
 function recoveryMark(row, scale, marks) {
   const dot = { value: row.recovery, low: row.recovery_low, high: row.recovery_high, d: shapeOfArm(row.task, row.arm) };
-  const node = dotPlot(scale, [{ value: 0 }, { value: 1 }], [dot], told(row));
-  marks.push({ node, lines: told(row) });
-  return node;
+  return dotPlot(scale, [{ value: 0 }, { value: 1 }], [dot], told(row), marks);
 }
 
 const PRICE = { queries: 'Queries', query_tokens: 'Query tokens', own_tokens: 'Own tokens', trained_tokens: 'Trained tokens', seconds: 'Seconds' };
@@ -101,7 +99,7 @@ function recoveryNote(rows, scale) {
 }
 
 const recoveryColumn = { key: 'recovery', label: 'Recovery', num: true, text: (row) => (idle(row) ? 'nothing lost' : recoveryText(row)), sort: (row) => (idle(row) ? null : row.recovery) };
-const attackColumns = [{ ...plain('arm', 'Arm'), node: (row) => breakable(row.arm) }, { ...plain('attack', 'Attack'), node: (row) => breakable(row.attack) }];
+const attackColumns = [wrapped('arm', 'Arm'), wrapped('attack', 'Attack')];
 function recoveryTable(host, rows) {
   const share = (key, label) => ({ key, label: rows.length && formOf(rows[0].metric) === 'share' ? `${label}, %` : label, num: true, text: (row) => number(row.metric, row[key]) });
   return dataTable(host, {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import schemas
+from azeotrope.report import schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -27,6 +27,21 @@ class Section:
 
 
 SECTIONS = (
+    Section(
+        name="utility",
+        link="Honest users",
+        schema=schemas.UTILITY,
+        measures="utility",
+        terms=(
+            (
+                "Utility vector",
+                "What honest users are served, one measure at a time: whether the answer is right, whether the "
+                "steps follow, whether a reader can go on from the trace, whether it refers only to what was "
+                "said, and how long it is. One number would hide a defense that spares one and spoils another.",
+            ),
+        ),
+        tell=utility.told,
+    ),
     Section(
         name="recovery",
         link="Adapting",

@@ -1,5 +1,5 @@
 // A sortable, filterable table that scrolls inside its own container.
-// columns: {key, label, num, text(row), node(row), sort(row)}; filters: {key, label, all, value, name(value)}.
+// columns: {key, label, num, wrap, text(row), node(row), sort(row)}; filters: {key, label, all, value, name(value)}.
 function dataTable(host, { caption, columns, rows, filters = [], search = false, sort = null, page = 100 }) {
   const state = { sort, query: '', all: false, picked: Object.fromEntries(filters.map((f) => [f.key, f.value ?? '*'])) };
   const bar = el('div', { class: 'controls' });
@@ -43,7 +43,7 @@ function dataTable(host, { caption, columns, rows, filters = [], search = false,
     const shown = state.all ? found : found.slice(0, page);
     const told = (column) => (state.picked[column.key] ?? '*') !== '*'; // the filter above already says it
     body.replaceChildren(...shown.map((row) => el('tr', null, ...columns.map((column) =>
-      el('td', { class: column.num ? 'num' : null, hidden: told(column) }, column.node ? column.node(row) : column.text(row))))));
+      el('td', { class: column.num ? 'num' : column.wrap ? 'wrap' : null, hidden: told(column) }, column.node ? column.node(row) : column.text(row))))));
     heads.forEach((node, i) => {
       node.hidden = told(columns[i]);
       const on = state.sort && state.sort.key === columns[i].key;
@@ -76,6 +76,8 @@ function dataTable(host, { caption, columns, rows, filters = [], search = false,
 }
 
 const amount = (key, label) => ({ key, label, num: true, text: (row) => (present(row[key]) ? significant(row[key]) : '–') });
+// A label that may be wrapped before its settings.
+const wrapped = (key, label) => ({ ...plain(key, label), wrap: true, node: (row) => breakable(row[key]) });
 const plain = (key, label, name) => ({ key, label, text: (row) => (name ? name(row[key]) : String(row[key] ?? '–')) });
 
 // A small interval drawn on a shared scale, with zero marked.
