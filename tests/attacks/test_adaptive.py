@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azeotrope.attacks import paraphrase
 from azeotrope.attacks.answers_only import AnswersOnly
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.clean_mix import CleanMix
@@ -27,8 +29,10 @@ from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.release import Release
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
 from azeotrope.models.gradients import proxy_gradient
+from azeotrope.models.lm import LM
 from azeotrope.models.scoring import trace_nll
 from azeotrope.tasks.base import Grade
+from serving import Answer, Asked, Served, chat
 from tiny import Toy, fresh
 
 QUICK = SFT(epochs=2, lr=1e-2, batch_size=8, curve_points=0)
@@ -211,6 +215,90 @@ def test_paraphrases_keep_the_prompt_and_the_answer() -> None:
         assert lesson.prompt == trace.prompt
         assert Toy().grade(problem, lesson.text).answer == Toy().grade(problem, trace.text).answer
     assert lessons.own_tokens > 0
+
+
+def test_a_rewriting_is_kept_if_it_ended_and_has_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"release-0-0": ("a new", True), "release-0-1": ("b new", True), "release-0-2": ("a new", False)}
+
+    def scripted(lm: LM, task: Toy, problems: Sequence[Problem], *_: object) -> list[Trace]:
+        found = [texts.get(problem.id, ("abcab", True)) for problem in problems]
+        return [
+            Trace(problem_id=p.id, prompt=p.prompt, text=text, finished=ended, n_tokens=2, token_ids=(1, 2))
+            for p, (text, ended) in zip(problems, found, strict=True)
+        ]
+
+    monkeypatch.setattr("azeotrope.attacks.paraphrase.write", scripted)
+    traces = said("abcab")
+    lessons = Paraphrase(sft=QUICK, epochs=1).prepare(fresh("llama"), traces, around())
+    assert [t.text for t in lessons.traces] == ["a new"] + ["abcab"] * 11
+    assert [t.prompt for t in lessons.traces] == [t.prompt for t in traces]
+    assert lessons.traces[0].token_ids is None
+    assert lessons.notes == {"rewritten": 1}
+    assert lessons.own_tokens == 24
+
+
+def rewriter(asked: Asked) -> Answer:
+    """Rewrites what stands below the instruction by its own words; some replies must not be used."""
+    index, text = asked.index, asked.prompt.split("\n\n", 1)[1]
+    told = text.replace("so", "hence")
+    odd = [told.replace("-----", ""), told.replace("4.", "5."), f"{told}</think>", "-----\n4."]
+    return chat(odd[index] if index < 4 else told, finish="length" if index == 4 else "stop", tokens=(100, 10))
+
+
+class Final(Toy):
+    """What is read as the answer is the last word."""
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        return Grade(correct=True, answer=text.split()[-1] if text.split() else None)
+
+
+def test_any_model_behind_an_endpoint_can_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    text = f"{THINK_OPEN}\n2 + 2 so 4.\n{THINK_CLOSE}\n\nThus 4."
+    traces = [*said(text, 11), *said("", 12)[11:]]
+    with Served(rewriter) as served:
+        options = f"price_in=1&price_out=10&max_cost=1&concurrency=1&cache={tmp_path / 'cache'}"
+        attack = Paraphrase(sft=QUICK, writer=f"{served.url}#model?{options}")
+        outcome = attack.train([fresh("llama"), fresh("gpt2")], Release.of(traces), around(task=Final()))
+        lessons = attack.prepare(fresh("llama"), traces, around(task=Final()))
+    told = text.replace("so", "hence")
+    assert [t.text for t in lessons.traces] == [text] * 5 + [told] * 6 + [""]
+    assert [t.prompt for t in lessons.traces] == [t.prompt for t in traces]
+    assert len(served.asked) == 11, "nothing is asked for an empty trace, and once for all students"
+    assert THINK_OPEN not in served.asked[0].prompt
+    cost = {"writer_tokens": 110, "writer_cost": pytest.approx(11 * 200e-6)}
+    assert outcome.notes == {"bases": [{"traces": 11, "rewritten": 6, **cost}] * 2}
+    assert (outcome.own_tokens, lessons.own_tokens, outcome.queries) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "reply", "kept"),
+    [
+        ("a b", "a b", " A B\n", "A B"),
+        (" <think> a</think> b", "a\n-----\nb", "A\n-----\nB", " <think> A</think> B"),
+        ("a</think>b", "a\n-----\nb", "hm</think>A\n ----- \r\nB", "A</think>B"),
+        ("<think></think> b\n", "b", "B", "<think></think> B\n"),
+        ("<think>a</think>", "a", "A", "<think>A</think>"),
+        ("<think>cut", "cut", "Cut", "<think>Cut"),
+    ],
+)
+def test_a_rewriting_takes_the_form_of_its_original(text: str, sent: str, reply: str, kept: str) -> None:
+    (trace,) = said(text, 1)
+    assert paraphrase._request(trace).endswith(f"\n\n{sent}")
+    assert paraphrase._put_back(trace, replace(trace, text=reply)) == replace(trace, text=kept)
+
+
+def test_who_rewrites_is_part_of_the_identity_and_a_cap_is_not() -> None:
+    ref = "https://host/v1#model"
+    plain, bought = Paraphrase().identity(), Paraphrase(writer=ref).identity()
+    assert "writer" not in plain
+    assert plain["missing"] == 0.3
+    assert bought["writer"]["model"] == "model"
+    assert "missing" not in bought
+    assert Paraphrase(writer=f"{ref}?max_cost=5&price_out=1").identity() == bought
+    assert Paraphrase(writer=f"{ref}?api=completions").identity() != bought
+    with pytest.raises(ConfigError, match="endpoint reference"):
+        Paraphrase(writer="embedded/teacher")
 
 
 def test_own_traces_must_reach_the_released_answer() -> None:

@@ -1,0 +1,185 @@
+"""A teacher behind an OpenAI-compatible endpoint: traces for problems, paid for once, under a cap.
+
+    endpoint = Endpoint(parse_ref("https://host/v1#model?price_in=0.15&price_out=0.6&max_cost=5"))
+    traces = endpoint.write(problems, Sampling(), seed=0, max_new_tokens=2048)
+
+Every reply is in the cache before the next one is asked for; running again after a failure, a kill or a cap sends
+what is missing only. What a server makes of `seed` is its own affair: the cache is what makes a run repeatable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from azeotrope.core.errors import ConfigError, MissingError, RunError
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.seeds import derive, fingerprint
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
+from azeotrope.models.endpoint_cache import Cache, Job, Reply
+from azeotrope.models.endpoint_settings import NANO, EndpointSettings, is_endpoint, parse_ref
+
+__all__ = ["Endpoint", "EndpointSettings", "is_endpoint", "parse_ref", "text_of", "wire_seed"]
+
+OVERHEAD = 256  # prompt tokens that a chat template and a server's own system prompt may add
+
+
+class Endpoint:
+    """One model on one server. Holds no connection and no file between calls.
+
+    The key is read from the environment here and goes nowhere but into the request's header. Raises
+    ConfigError if it cannot be sent.
+    """
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        self.settings = settings
+        self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise ConfigError(
+                f"The key in {settings.key_env} contains spaces or signs that cannot be sent; set it again."
+            )
+
+    def write(
+        self,
+        problems: Sequence[Problem],
+        sampling: Sampling,
+        *,
+        seed: int,
+        max_new_tokens: int,
+        prefix: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Trace]:
+        """One completion a problem, in their order; a row's seed depends on `seed` and the problem's id only.
+
+        `max_new_tokens` applies where `sampling` sets none. With `prefix`, every text begins with it. `progress`
+        is told how many completions have come in since the last call. A trace's `n_tokens` is what the server
+        says, 0 if it does not; its `meta` holds `prompt_tokens` and `cost` (currency units), the same whether
+        it came from the server or from the cache.
+
+        Raises RunError when the cap is reached, the server refuses or keeps failing, or the cache cannot be
+        used; MissingError if no HTTP client is installed.
+        """
+        jobs = [self._job(problem, sampling, seed, max_new_tokens, prefix) for problem in problems]
+        with Cache(self.settings.cache_file, self.settings.url, self.settings.model) as cache:
+            replies = cache.find([job.key for job in jobs])
+            missing = {job.key: job for job in jobs if job.key not in replies}
+            if progress is not None and len(missing) < len(jobs):
+                progress(sum(job.key in replies for job in jobs))
+            if missing:
+                self._fetch(cache, jobs, list(missing.values()), replies, progress)
+        return [self._trace(job, replies[job.key], prefix) for job in jobs]
+
+    def spent(self) -> float:
+        """What this and earlier runs spent on this model through this cache, in currency units."""
+        with Cache(self.settings.cache_file, self.settings.url, self.settings.model) as cache:
+            return cache.account().spent / NANO
+
+    def _fetch(
+        self,
+        cache: Cache,
+        jobs: Sequence[Job],
+        missing: Sequence[Job],
+        replies: dict[str, Reply],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Ask for what is missing and add it to `replies`."""
+        try:
+            from azeotrope.models.endpoint_http import Wire
+            from azeotrope.models.endpoint_queue import HaltError, Queue
+        except ModuleNotFoundError as error:
+            raise MissingError(
+                f"Asking an endpoint needs the package '{error.name}', which is not installed; "
+                "run: pip install 'azeotrope[endpoint]'."
+            ) from None
+
+        times = Counter(job.key for job in jobs)  # the same request twice is sent once
+
+        def received(job: Job, reply: Reply) -> None:
+            replies[job.key] = reply
+            if progress is not None:
+                progress(times[job.key])
+
+        try:
+            with Wire(self.settings, self._key) as wire:
+                Queue(self.settings, cache, wire).work(missing, received)
+        except HaltError as halt:
+            done = sum(job.key in replies for job in jobs)
+            raise RunError(
+                f"{halt}; {done} of {len(jobs)} completions are done and cached, and {halt.remedy} continues."
+            ) from None
+
+    def _job(self, problem: Problem, sampling: Sampling, seed: int, max_new_tokens: int, prefix: str) -> Job:
+        row_seed = derive(seed, "sampling", problem.id)
+        limit = sampling.max_new_tokens or max_new_tokens
+        body = self._body(problem.prompt, prefix, sampling, wire_seed(row_seed), limit)
+        return Job(
+            problem=problem,
+            seed=row_seed,
+            key=fingerprint({"url": self.settings.url, "api": self.settings.api, "body": body}, 40),
+            body=json.dumps(body).encode(),
+            # No tokenizer is at hand; a token is at least one byte, so this is never too low.
+            bound_in=len((problem.prompt + prefix).encode("utf-8", "replace")) + OVERHEAD,
+            bound_out=limit,
+        )
+
+    def _body(self, prompt: str, prefix: str, sampling: Sampling, seed: int, limit: int) -> dict[str, Any]:
+        """The request: everything that changes the completion, and nothing else."""
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+            self.settings.limit_field: limit,
+        }
+        # Not in OpenAI's interface, but in vLLM's, SGLang's and llama.cpp's: a server that cannot do it says so.
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if sampling.repetition_penalty != 1:
+            body["repetition_penalty"] = sampling.repetition_penalty
+        if self.settings.api == "completions":
+            return {**body, "prompt": prompt + prefix}
+        messages = [{"role": "user", "content": prompt}]
+        if prefix:
+            messages.append({"role": "assistant", "content": prefix})
+        return {**body, "messages": messages}
+
+    def _trace(self, job: Job, reply: Reply, prefix: str) -> Trace:
+        chat = self.settings.api == "chat"
+        cost = job.cost(self.settings, (reply.tokens_in, reply.tokens_out))
+        return Trace(
+            problem_id=job.problem.id,
+            prompt=job.problem.prompt,
+            text=text_of(reply, prefix, think=self.settings.reasoning == "think", may_echo=chat),
+            seed=job.seed,
+            finished=reply.finish == "stop",
+            n_tokens=reply.tokens_out or 0,
+            meta={"prompt_tokens": reply.tokens_in or 0, "cost": cost / NANO},
+        )
+
+
+def wire_seed(seed: int) -> int:
+    """Fold a seed to 31 bits, which every server accepts."""
+    return (seed ^ (seed >> 31)) & 0x7FFF_FFFF
+
+
+def text_of(reply: Reply, prefix: str = "", *, think: bool = True, may_echo: bool = True) -> str:
+    """The text of a trace: reasoning that came apart put into think tags, and `prefix` at its beginning.
+
+    A text that has tags already is left as it is; one that was cut off in its reasoning gets no closing tag.
+    With `may_echo`, a text that begins with the prefix is taken to repeat it.
+
+    >>> text_of(Reply("4.", "2 + 2."))
+    '<think>2 + 2.</think> 4.'
+    """
+    text = reply.content
+    if think and reply.reasoning and THINK_OPEN not in text and THINK_CLOSE not in text:
+        gap = "" if text[:1].isspace() else " "
+        text = THINK_OPEN + reply.reasoning + (THINK_CLOSE + gap + text if text else "")
+    if may_echo and text.startswith(prefix):
+        return text
+    if prefix.startswith(THINK_OPEN) and THINK_CLOSE not in prefix:
+        text = text.removeprefix(THINK_OPEN)  # the prefix has opened the reasoning
+    return prefix + text
