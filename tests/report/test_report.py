@@ -50,8 +50,8 @@ def test_page_has_all_sections_in_order_and_loads_nothing(finished_run: Path, tm
     outline = Outline()
     outline.feed(text)
     assert outline.sections == [
-        "verdict", "tradeoff", "equal", "utility", "recovery", "traces", "losses", "costs", "results", "reproduce",
-        "glossary",
+        "verdict", "tradeoff", "equal", "utility", "recovery", "governance", "traces", "losses",
+        "costs", "results", "reproduce", "glossary",
     ]  # fmt: skip
     assert all(source.startswith(("#", "data:")) for source in outline.sources)
     assert "link" not in [tag for tag in outline.tags if tag != "link"]
@@ -72,7 +72,7 @@ def test_page_shows_every_result_and_the_manifest(finished_run: Path, tmp_path: 
     order = "repetition penalty → temperature → defense"
     for part in ("9f2c1a7be4d05533", "557a4c3d9e0b", order, "@software{azeotrope"):
         assert part in text
-    assert "95 % intervals" in text
+    assert "95\u00a0% intervals" in text
 
 
 def test_missing_numbers_become_null(copied: Path, tmp_path: Path) -> None:

@@ -51,8 +51,10 @@ function dotMark({ low, high, at }, { value, low: from, high: to, d, y, kind = '
 // The name of an arm with its line's swatch; `more` stands under it.
 function armName(task, arm, ...more) {
   const line = lineOfArm(task, arm);
+  const known = DATA.tasks.find((item) => item.name === task);
+  const role = line && line.control ? ' control' : known && arm === known.none ? ' undefended' : null;
   return el('span', { class: 'arm-name' }, line ? swatch(line) : el('span', { class: 'no-line' }),
-    el('span', null, el('b', null, breakable(arm)), line && line.control ? el('small', null, ' control') : null, ...more));
+    el('span', null, el('b', null, breakable(arm)), role ? el('small', null, role) : null, ...more));
 }
 const colorOfArm = (task, arm) => { const line = lineOfArm(task, arm); return line ? look(line.kind).color : 'var(--ink)'; };
 const shapeOfArm = (task, arm) => { const line = lineOfArm(task, arm); return line ? markerOf(line) : look('').markers[0]; };

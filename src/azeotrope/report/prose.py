@@ -61,7 +61,7 @@ def confidence(run: Run) -> str:
     """Say which intervals these are."""
     settings = dict(_items(dict(_items(run.manifest.get("config"))).get("analysis")))
     level = settings.get("confidence")
-    return f"{100 * level:g} % intervals" if isinstance(level, int | float) else "intervals"
+    return f"{100 * level:g}\u00a0% intervals" if isinstance(level, int | float) else "intervals"
 
 
 def verdict(found: Verdict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import schemas, utility
+from azeotrope.report import governance, schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -54,6 +54,25 @@ SECTIONS = (
                 "is what fine-tuning on the defended release gives, 100 % what it gives on the undefended one.",
             ),
         ),
+    ),
+    Section(
+        name="governance",
+        link="What transfers",
+        schema=schemas.GOVERNANCE,
+        measures="measure",
+        terms=(
+            (
+                "Governance",
+                "What a teacher does beyond being able: refusing restricted requests in every wording, and giving "
+                "the same answer under another wording.",
+            ),
+            (
+                "Transfer",
+                "The share of the teacher's excess over the undistilled student that the student acquired; the "
+                "gap is the share of accuracy minus the share of governance.",
+            ),
+        ),
+        tell=governance.told,
     ),
 )
 
