@@ -45,6 +45,7 @@ const interval = (metric, low, high) =>
   present(low) && present(high) ? `[${number(metric, low)}, ${number(metric, high)}]` : 'no interval';
 const pValue = (p) => (!present(p) ? '–' : p < 0.001 ? '< .001' : p >= 0.9995 ? '1' : p.toFixed(3).slice(1));
 const oneDecimal = (value) => { const text = (100 * value).toFixed(1); return minus(text === '-0.0' ? '0.0' : text); };
+const signed = (value) => (value > 0 && oneDecimal(value) !== '0.0' ? '+' : '') + oneDecimal(value);
 const bracket = (low, high, write) => (present(low) && present(high) ? `[${write(low)}, ${write(high)}]` : 'no interval');
 const counts = (row) => [
   present(row.n) ? `n = ${row.n.toLocaleString('en-US')}` : null,

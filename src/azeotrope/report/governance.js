@@ -5,7 +5,6 @@ const DIAMOND = 'M0,-6.5L5.5,0L0,6.5L-5.5,0Z';
 
 const stuck = (row) => row.status !== 'ok' || !present(row.transfer);
 const shareText = (row, key) => (present(row[key]) ? `${oneDecimal(row[key])} % ${bracket(row[`${key}_low`], row[`${key}_high`], oneDecimal)}` : '–');
-const signed = (value) => (value > 0 && oneDecimal(value) !== '0.0' ? '+' : '') + oneDecimal(value);
 const gapText = (row) => (present(row.gap) ? `${signed(row.gap)} points ${bracket(row.gap_low, row.gap_high, signed)}` : '–');
 const levels = (row) => ['teacher', 'undistilled', 'value'].map((key) => `${key === 'value' ? 'student' : key} ${number(row.measure, row[key])} %`).join(', ');
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import governance, schemas, utility
+from azeotrope.report import governance, matrix, schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -73,6 +73,20 @@ SECTIONS = (
             ),
         ),
         tell=governance.told,
+    ),
+    Section(
+        name="matrix",
+        link="Locks",
+        schema=schemas.MATRIX,
+        measures="metric",
+        terms=(
+            (
+                "Protected task",
+                "The task whose loss a defense was told to protect. Measuring it on other tasks shows whether the "
+                "lock is on that door only.",
+            ),
+        ),
+        tell=matrix.told,
     ),
 )
 

@@ -71,7 +71,7 @@ function utilityTable(host, rows) {
     columns: [
       wrapped('arm', 'Arm'), plain('utility', 'Measure', labelOf),
       { key: 'clean', label: 'Undefended', num: true, text: (row) => keptText(row, 'clean') },
-      { key: 'value', label: 'With the defense', num: true, text: (row) => keptText(row, 'value') },
+      { key: 'value', label: 'Defended', num: true, text: (row) => keptText(row, 'value') },
       { key: 'drop', label: 'Drop', num: true, text: (row) => (present(row.drop) ? `${dropText(row)} ${lostUnit(row)}` : '–') },
       amount('n', 'n'), amount('n_draws', 'Draws'),
     ],
