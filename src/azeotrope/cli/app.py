@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from azeotrope import __version__
-from azeotrope.cli import catalog, defend, detect, extend, recommend, single, studies
+from azeotrope.cli import catalog, claims, defend, detect, extend, recommend, single, studies
 
 FIRST, STUDIES, SINGLE, EXTEND = "Start here", "Studies", "One stage alone", "Extend"
 
@@ -49,6 +49,7 @@ app.command("run", rich_help_panel=STUDIES)(studies.run_)
 app.command("status", rich_help_panel=STUDIES)(studies.status_)
 app.command("report", rich_help_panel=STUDIES)(studies.report_)
 app.command("compare", rich_help_panel=STUDIES)(studies.compare_)
+app.command("claims", rich_help_panel=STUDIES)(claims.claims)
 app.command("recommend", rich_help_panel=STUDIES)(recommend.recommend)
 app.command("traces", rich_help_panel=SINGLE)(single.traces)
 app.command("attack", rich_help_panel=SINGLE)(single.attack)

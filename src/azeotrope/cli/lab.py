@@ -28,8 +28,8 @@ from azeotrope.models.lm import check_pair, load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.study.config import Evaluation
-from azeotrope.study.service import release_traces
 from azeotrope.study.measure import test_problems
+from azeotrope.study.service import release_traces
 from azeotrope.study.store import disk
 
 Found = dict[str, Any]

@@ -1,0 +1,291 @@
+"""How a claim is decided: every rule turns a part's measurements into effects that are positive if it holds.
+
+An effect is a set of bootstrap replicates (the first is the estimate) with, beside it, one value per independent
+unit (a student base, or a base and draw), from which the difference that could have been detected follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from azeotrope.core.errors import ConfigError, nearest
+from azeotrope.maths import stats
+from azeotrope.maths.stats import Curve, Floats, Weights
+from azeotrope.study.arms import UNDEFENDED, Arm
+from azeotrope.study.claims import (
+    Asymmetric,
+    Claim,
+    Controlled,
+    EqualCost,
+    Grows,
+    Restored,
+    Weaker,
+    Withstands,
+)
+from azeotrope.study.config import StudentSettings
+from azeotrope.study.equal_cost import Sweep, sweeps
+from azeotrope.study.governance import CAPABILITY, shares
+from azeotrope.study.plan import Plan
+from azeotrope.study.resampling import weights_for
+from azeotrope.study.tables import TaskData, over_draws, over_seeds
+from azeotrope.study.utility import kept
+
+FEWER_ERRORS = "wrong_statements"
+
+
+@dataclass(slots=True)
+class Effect:
+    """`draws` (R,), positive where the claim holds; `units` (U,); `problem` says why there is none."""
+
+    name: str
+    draws: Floats | None = None
+    units: Floats = field(default_factory=lambda: np.empty(0))
+    problem: str = ""
+    margin: float | None = None  # the smallest effect worth having, where it is not the trial's
+
+
+@dataclass(slots=True)
+class Ground:
+    """What a claim stands on, on one task: effects, of which `every` or any must hold, and plain conditions."""
+
+    effects: list[Effect]
+    every: bool = True
+    conditions: list[tuple[str, bool]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One task of a part, one student family, and the weights: resampled, and one row per unit."""
+
+    plan: Plan
+    task: str
+    data: TaskData
+    student: StudentSettings
+
+    def weights(self, items: int, per_unit: bool) -> Weights:
+        """Resampling weights for (draw · bases + base, item) matrices, or one row per unit without resampling."""
+        bases, draws = self.student.bases, self.data.draws
+        if not per_unit:
+            return weights_for(self.plan.study, self.task, bases, draws, items)
+        count = bases if self.plan.study.analysis.unit == "base" else bases * draws
+        rows = np.eye(count)
+        if self.plan.study.analysis.unit == "base":
+            rows = np.tile(rows, (1, draws)) / draws
+        return Weights(rows, np.full((count, items), 1.0 / items))
+
+    def student_values(self, arm: str, attack: str, metric: str) -> Floats:
+        """The students' matrix of a metric. Raises ConfigError if it was not measured."""
+        cell = self.data.students[arm, attack, self.student.family]
+        found = cell.matrices.get(metric, cell.scalars.get(metric))
+        if found is None:
+            raise ConfigError(f"The part '{self.plan.study.name}' has no measure '{metric}' of students.")
+        return found
+
+    def leak(self, arm: str, attack: str, metric: str, per_unit: bool) -> Floats:
+        """Replicates (or units) of a leakage measure."""
+        values = self.student_values(arm, attack, metric)
+        return stats.replicate(values, self.weights(values.shape[1], per_unit))
+
+    def errors(self, arm: str, per_unit: bool) -> Floats:
+        """Replicates of wrong statements a trace."""
+        values = over_seeds(self.data.teachers[arm][FEWER_ERRORS], self.student.bases * self.data.draws)
+        return stats.replicate(values, self.weights(values.shape[1], per_unit))
+
+    def kept(self, arm: str, utility: str, per_unit: bool) -> Floats:
+        """Replicates of what an arm keeps of a utility; of wrong statements, their number with a minus sign."""
+        if utility == FEWER_ERRORS:
+            return np.asarray(-self.errors(arm, per_unit), dtype=np.float64)
+        weights = self.weights(len(self.data.problems), per_unit)
+        found = kept(self.data, arm, utility, weights, self.student.bases * self.data.draws)
+        if found is None:
+            raise ConfigError(f"The part '{self.plan.study.name}' has no measure '{utility}' of teachers.")
+        return found
+
+    def curve(self, sweep: Sweep, utility: str, leak: Callable[[str, bool], Floats], per_unit: bool) -> Curve:
+        """A defense's trade-off curve in replicates or units."""
+        points = [(self.kept(a.label, utility, per_unit), leak(a.label, per_unit)) for a in sweep.arms]
+        clean = (self.kept(UNDEFENDED, utility, per_unit), leak(UNDEFENDED, per_unit))
+        return stats.curve([a.strength for a in sweep.arms], [u for u, _ in points], [v for _, v in points], clean)
+
+
+def ground(claim: Claim, scene: Scene) -> Ground:
+    """Return what decides a claim on one task and student family. Raises ConfigError for a name it lacks."""
+    rule = claim.test
+    if isinstance(rule, Controlled):
+        return _controlled(rule, scene)
+    if isinstance(rule, EqualCost):
+        return Ground([_equal_cost(rule, scene, rule.utility, rule.drop)])
+    if isinstance(rule, Grows):
+        return _grows(rule, scene)
+    if isinstance(rule, Weaker):
+        return _weaker(rule, scene)
+    if isinstance(rule, Restored):
+        return _restored(rule, scene)
+    if isinstance(rule, Asymmetric):
+        return Ground([_asymmetric(rule, scene)])
+    return _withstands(rule, scene)
+
+
+def _equal_cost(rule: EqualCost, scene: Scene, utility: str, drop: float) -> Effect:
+    """Reference minus defense at equal cost: how much weaker the defense's students are."""
+    one, other = _sweep(scene, rule.defense), _sweep(scene, rule.reference)
+    name = f"{one.name} below {other.name} at equal {utility.replace('_', ' ')}"
+
+    def leak(arm: str, per_unit: bool) -> Floats:
+        return scene.leak(arm, rule.attack, rule.metric, per_unit)
+
+    return _at_cost(scene, (other, one), utility, drop, leak, name)
+
+
+def _at_cost(
+    scene: Scene,
+    pair: tuple[Sweep, Sweep],
+    utility: str,
+    drop: float,
+    leak: Callable[[str, bool], Floats],
+    name: str,
+) -> Effect:
+    found = []
+    for per_unit in (False, True):
+        first, second = (
+            stats.at_teacher_cost(scene.curve(sweep, utility, leak, per_unit), drop) for sweep in pair
+        )
+        found.append(first - second)
+    draws, units = found
+    if not np.isfinite(draws[0]) or np.isfinite(draws[1:]).mean() < stats.REACHED_SHARE:
+        return Effect(name, problem="not reached: an arm costs less than the stated drop")
+    return Effect(name, draws, units[np.isfinite(units)])
+
+
+def _controlled(rule: Controlled, scene: Scene) -> Ground:
+    """At equal accuracy, and at equal wrong statements or with fewer of them."""
+    at_accuracy = _equal_cost(rule, scene, rule.utility, rule.drop)
+    at_errors = _equal_cost(rule, scene, FEWER_ERRORS, rule.errors)
+    if at_errors.draws is not None:
+        return Ground([at_accuracy, at_errors])
+    pair = (_sweep(scene, rule.reference), _sweep(scene, rule.defense))
+    fewer = _at_cost(scene, pair, rule.utility, rule.drop, scene.errors, "wrong statements, control minus defense")
+    if fewer.draws is None:
+        return Ground([at_accuracy, at_errors])
+    low = stats.from_replicates(fewer.draws, n=0, n_seeds=0).low
+    said = f"at equal accuracy the defense's traces hold no more wrong statements ({fewer.draws[0]:+.2f} a trace)"
+    return Ground([at_accuracy], conditions=[(said, bool(low >= 0))])
+
+
+def _grows(rule: Grows, scene: Scene) -> Ground:
+    sweep = _sweep(scene, rule.defense)
+    weakest, *_, strong = [arm.label for arm in sorted(sweep.arms, key=lambda arm: arm.strength)]
+    answers = {arm: found["teacher_accuracy"] for arm, found in scene.data.teachers.items()}
+    same = all(np.array_equal(answers[arm], answers[UNDEFENDED]) for arm in (weakest, strong))
+    return Ground(
+        [
+            _difference(scene, rule.attack, rule.metric, weakest, strong, "loss grows with the budget"),
+            _difference(scene, rule.attack, rule.metric, UNDEFENDED, strong, "loss at the largest budget"),
+        ],
+        conditions=[("answers are unchanged", same)],
+    )
+
+
+def _weaker(rule: Weaker, scene: Scene) -> Ground:
+    arm = _arm(scene, rule.arm).label
+    return Ground(
+        [
+            _difference(scene, rule.attack, rule.metric, _arm(scene, other).label, arm, f"below {other}")
+            for other in rule.references
+        ]
+    )
+
+
+def _difference(scene: Scene, attack: str, metric: str, first: str, second: str, name: str) -> Effect:
+    """Leakage of the first arm minus that of the second."""
+    draws, units = (
+        scene.leak(first, attack, metric, per_unit) - scene.leak(second, attack, metric, per_unit)
+        for per_unit in (False, True)
+    )
+    return Effect(name, draws, units)
+
+
+def _restored(rule: Restored, scene: Scene) -> Ground:
+    """Gain minus `share` of the loss, for every attack; any one suffices."""
+    arm = _arm(scene, rule.arm).label
+    values = {}
+    for per_unit in (False, True):
+        clean = scene.leak(UNDEFENDED, rule.passive, rule.metric, per_unit)
+        passive = scene.leak(arm, rule.passive, rule.metric, per_unit)
+        for attack in (a.label for a in scene.plan.expansion.attacks if a.label != rule.passive):
+            gain = scene.leak(arm, attack, rule.metric, per_unit) - passive
+            values[attack, per_unit] = gain - rule.share * (clean - passive)
+        values["", per_unit] = clean - passive
+    if not stats.from_replicates(values["", False], n=0, n_seeds=0).low > 0:
+        loss = float(values["", False][0])
+        return Ground(
+            [Effect("loss", problem=f"nothing to restore: the passive student lost {100 * loss:.1f} points")]
+        )
+    names = sorted({attack for attack, _ in values if attack})
+    return Ground([Effect(a, values[a, False], values[a, True], margin=0.0) for a in names], every=False)
+
+
+def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:
+    gaps = []
+    for per_unit in (False, True):
+        governance, capability = (
+            _transfer(scene, measure, rule.attack, per_unit) for measure in (rule.measure, CAPABILITY)
+        )
+        gaps.append(capability - governance)
+    name = f"capability minus {rule.measure.replace('_', ' ')}, shares transferred"
+    if not np.isfinite(gaps[0][0]):
+        return Effect(name, problem="nothing to transfer: the teacher does not exceed the undistilled student")
+    return Effect(name, gaps[0], gaps[1][np.isfinite(gaps[1])])
+
+
+def _transfer(scene: Scene, measure: str, attack: str, per_unit: bool) -> Floats:
+    named = "teacher_accuracy" if measure == CAPABILITY else f"teacher_{measure}"
+    after = scene.student_values(UNDEFENDED, attack, measure)
+    before = over_draws(scene.data.undistilled[scene.student.family].matrices[measure], scene.data.draws)
+    teacher = over_seeds(scene.data.teachers[UNDEFENDED][named], len(after))
+    weights = scene.weights(after.shape[1], per_unit)
+    return shares(*(stats.replicate(values, weights) for values in (after, before, teacher)))
+
+
+def _withstands(rule: Withstands, scene: Scene) -> Ground:
+    """`share` of the undefended gain minus the gain under defense, for every attack against the best one."""
+    arm = _arm(scene, rule.arm).label
+    attacks = [a.label for a in scene.plan.expansion.attacks]
+    undistilled = over_draws(scene.data.undistilled[scene.student.family].matrices[rule.metric], scene.data.draws)
+    found = []
+    for attack in attacks:
+        pair = []
+        for per_unit in (False, True):
+            start = stats.replicate(undistilled, scene.weights(undistilled.shape[1], per_unit))
+            best = np.max([scene.leak(UNDEFENDED, a, rule.metric, per_unit) for a in attacks], axis=0)
+            pair.append(rule.share * (best - start) - (scene.leak(arm, attack, rule.metric, per_unit) - start))
+        found.append(Effect(attack, pair[0], pair[1], margin=0.0))
+    return Ground(found)
+
+
+def _sweep(scene: Scene, name: str) -> Sweep:
+    found = sweeps(scene.plan.expansion.arms)
+    matching = [sweep for sweep in found if name in (sweep.name, sweep.kind)]
+    if len(matching) != 1:
+        known = [sweep.name for sweep in found]
+        raise ConfigError(
+            f"'{name}' is {'not one' if matching else 'none'} of the curves of '{scene.plan.study.name}' "
+            f"({', '.join(known)}).{nearest(name, known)}"
+        )
+    return matching[0]
+
+
+def _arm(scene: Scene, name: str) -> Arm:
+    known = [arm for arm in scene.plan.expansion.arms if arm.label != UNDEFENDED]
+    exact: Sequence[Arm] = [arm for arm in known if arm.label == name]
+    matching = exact or [arm for arm in known if arm.label.startswith(name)]
+    if len(matching) != 1:
+        labels = [arm.label for arm in known]
+        raise ConfigError(
+            f"'{name}' is {'not one' if matching else 'none'} of the arms of '{scene.plan.study.name}' "
+            f"({', '.join(labels)}).{nearest(name, labels)}"
+        )
+    return matching[0]

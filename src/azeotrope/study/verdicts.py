@@ -1,0 +1,205 @@
+"""Verdicts of a trial: supported, not supported or inconclusive, with what could have been detected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from azeotrope.core.errors import ConfigError
+from azeotrope.maths import stats
+from azeotrope.study.claim_rules import Effect, Ground, Scene, ground
+from azeotrope.study.claims import Claim, Trial
+from azeotrope.study.plan import Plan
+from azeotrope.study.tables import TaskData
+
+NAN = float("nan")
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+SCHEMA = {
+    "claim": pl.String,
+    "text": pl.String,
+    "part": pl.String,
+    "task": pl.String,
+    "student": pl.String,
+    "effect": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "p": pl.Float64,
+    "mdd": pl.Float64,
+    "n": pl.Int64,
+    "n_seeds": pl.Int64,
+    "reading": pl.String,
+    "seeds_needed": pl.Int64,
+    "note": pl.String,
+}
+Measured = Mapping[str, tuple[Plan, Mapping[str, TaskData]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One effect of a claim on a task and student family.
+
+    Values are shares. `mdd` is the difference that a paired test of these units finds with 80 % power,
+    `seeds_needed` how many units would find the trial's margin, `p` the two-sided p-value.
+    """
+
+    claim: str
+    text: str
+    part: str
+    task: str
+    student: str
+    effect: str
+    value: float
+    low: float
+    high: float
+    p: float
+    mdd: float
+    n: int
+    n_seeds: int
+    reading: str
+    seeds_needed: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A claim's verdict on one task. `p_holm` is adjusted over all claims and tasks of the trial."""
+
+    claim: str
+    text: str
+    task: str
+    verdict: str
+    p: float
+    p_holm: float
+    mdd: float
+    reason: str
+
+
+def decide(trial: Trial, measured: Measured) -> tuple[list[Verdict], list[Finding]]:
+    """Decide every claim on every task of its part. Raises ConfigError for a name that a part does not have.
+
+    An effect reads *supported* if its interval lies above 0, *not supported* if it lies below the margin (the
+    trial's smallest difference worth having), *inconclusive* otherwise, also if it could not be measured. A
+    claim needs all its effects (for `restored`: one, at a Bonferroni level) in all its families, and its
+    conditions. What is supported must stay so at the Holm-adjusted level over claims and tasks.
+    """
+    verdicts: list[Verdict] = []
+    findings: list[Finding] = []
+    for claim in trial.claims:
+        plan, tasks = measured[claim.part]
+        for task, data in tasks.items():
+            verdict, found = _decide(trial, claim, plan, task, data)
+            verdicts.append(verdict)
+            findings += found
+    adjusted = stats.holm([v.p for v in verdicts])
+    return [_adjust(v, p, trial.level) for v, p in zip(verdicts, adjusted, strict=True)], findings
+
+
+def findings_table(findings: Sequence[Finding]) -> pl.DataFrame:
+    """The findings as a table."""
+    rows = [{name: getattr(f, name) for name in SCHEMA} for f in findings]
+    return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
+
+
+def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -> tuple[Verdict, list[Finding]]:
+    families = claim.students or tuple(student.family for student in plan.study.students)
+    known = {student.family: student for student in plan.study.students}
+    findings: list[Finding] = []
+    readings: list[str] = []
+    reasons: list[str] = []
+    for family in families:
+        if family not in known:
+            raise ConfigError(f"Claim '{claim.id}': the part '{claim.part}' has no students '{family}'.")
+        found = ground(claim, Scene(plan, task, data, known[family]))
+        rows = [_finding(trial, claim, plan, task, data, family, effect, found) for effect in found.effects]
+        findings += rows
+        readings.append(_together(rows, found))
+        reasons += [row.note for row in rows if row.note]
+        reasons += [f"{'' if ok else 'not so: '}{said}" for said, ok in found.conditions]
+    verdict = _all(readings)
+    shown = findings if verdict != SUPPORTED else [f for f in findings if f.reading == SUPPORTED]
+    known_p = [f.p for f in shown if np.isfinite(f.p)]
+    any_of = claim.test.rule == "restored"
+    p = (min(known_p) * len(findings) if any_of else max(known_p)) if known_p else float("nan")
+    mdds = [f.mdd for f in findings if np.isfinite(f.mdd)]
+    return (
+        Verdict(
+            claim=claim.id,
+            text=claim.text,
+            task=task,
+            verdict=verdict,
+            p=min(1.0, p) if np.isfinite(p) else p,
+            p_holm=float("nan"),
+            mdd=max(mdds) if mdds else float("nan"),
+            reason="; ".join(dict.fromkeys(reasons)),
+        ),
+        findings,
+    )
+
+
+def _finding(
+    trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData, family: str, effect: Effect, found: Ground
+) -> Finding:
+    blank = Finding(
+        claim=claim.id, text=claim.text, part=claim.part, task=task, student=family, effect=effect.name,
+        value=NAN, low=NAN, high=NAN, p=NAN, mdd=NAN, n=len(data.problems), n_seeds=0, reading=INCONCLUSIVE,
+        note=effect.problem,
+    )  # fmt: skip
+    if effect.draws is None:
+        return blank
+    confidence = plan.study.analysis.confidence
+    if not found.every:
+        confidence = 1.0 - (1.0 - confidence) / len(found.effects)
+    gap = stats.from_replicates(effect.draws, n=0, n_seeds=len(effect.units), confidence=confidence)
+    sd = float(np.std(effect.units, ddof=1)) if len(effect.units) > 1 else NAN
+    margin = trial.margin if effect.margin is None else effect.margin
+    return replace(
+        blank, value=gap.difference, low=gap.low, high=gap.high, p=gap.p, n_seeds=len(effect.units),
+        mdd=stats.minimum_detectable(sd, len(effect.units)), seeds_needed=seeds_needed(sd, trial.margin),
+        reading=_reading(gap, margin),
+    )  # fmt: skip
+
+
+def seeds_needed(sd: float, margin: float, most: int = 200) -> int:
+    """The fewest seeds with which a paired test finds `margin` with 80 % power; 0 if unknown or above `most`."""
+    if not np.isfinite(sd) or margin <= 0:
+        return 0
+    enough = (n for n in range(2, most + 1) if stats.minimum_detectable(sd, n) <= margin)
+    return next(enough, 0)
+
+
+def _reading(gap: stats.Difference, margin: float) -> str:
+    if gap.low > 0:
+        return SUPPORTED
+    return NOT_SUPPORTED if gap.high < margin or (margin == 0 and gap.high <= 0) else INCONCLUSIVE
+
+
+def _together(rows: Sequence[Finding], found: Ground) -> str:
+    readings = [row.reading for row in rows]
+    if not found.every:
+        if SUPPORTED in readings:
+            return SUPPORTED
+        return NOT_SUPPORTED if set(readings) == {NOT_SUPPORTED} else INCONCLUSIVE
+    verdict = _all(readings)
+    return NOT_SUPPORTED if verdict == SUPPORTED and not all(ok for _, ok in found.conditions) else verdict
+
+
+def _all(readings: Sequence[str]) -> str:
+    """All supported, or any refuted, or neither."""
+    if NOT_SUPPORTED in readings:
+        return NOT_SUPPORTED
+    return SUPPORTED if set(readings) == {SUPPORTED} else INCONCLUSIVE
+
+
+def _adjust(verdict: Verdict, p: float, level: float) -> Verdict:
+    found = replace(verdict, p_holm=float(p))
+    if verdict.verdict == SUPPORTED and not p <= level:
+        return replace(
+            found,
+            verdict=INCONCLUSIVE,
+            reason="; ".join(filter(None, [verdict.reason, "not after Holm's adjustment"])),
+        )
+    return found

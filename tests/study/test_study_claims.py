@@ -1,0 +1,289 @@
+"""Trials: the file, the rules against closed forms, verdicts, and a whole trial on fake stages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import study_fakes as fakes
+
+from azeotrope.core.errors import ConfigError
+from azeotrope.study.claims import Trial, load_trial, parse_trial
+from azeotrope.study.plan import Plan, make_plan
+from azeotrope.study.tables import Students, TaskData
+from azeotrope.study.trial import conclude, run_trial
+from azeotrope.study.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, decide, seeds_needed
+
+FAMILY, P, BASES, DRAWS = "embedded/student", 40, 3, 2
+COMMON = {
+    "teacher": "embedded/teacher",
+    "tasks": [{"kind": "facts"}],
+    "release": {"n": 10},
+    "attacks": [{"kind": "sft"}],
+    "students": [{"family": FAMILY, "bases": BASES}],
+    "draws": DRAWS,
+    "evaluation": {"problems": P},
+    "detectors": [],
+    "analysis": {"replicates": 200, "unit": "pair"},
+}
+ARMS = [
+    {"kind": "temperature", "delta": [0.1, 0.3]},
+    {"kind": "ads", "lam": [0.1, 0.4]},
+    {"kind": "traceguard", "budget": [0.1, 0.3]},
+]
+
+
+def trial(*tests: dict[str, Any], **changes: Any) -> Trial:
+    claims = [{"id": f"C{i}", "text": "t", "part": "one", "test": test} for i, test in enumerate(tests, 1)]
+    raw = {"name": "trial", "common": COMMON, "parts": {"one": {"defenses": ARMS}}, "claims": claims}
+    return parse_trial({**raw, **changes})
+
+
+def plan_of(found: Trial) -> Plan:
+    return make_plan(found.study("one"), fakes.FakeStages())
+
+
+def data_of(
+    plan: Plan, students: dict[str, float], teachers: dict[str, dict[str, float]], noise: float = 0
+) -> Any:
+    """Constant measures by arm (label or its beginning), with `noise` between the students of ADS."""
+
+    def of(table: dict[str, Any], arm: str) -> Any:
+        return next(value for name, value in table.items() if arm.startswith(name))
+
+    data = TaskData(tuple(f"p{i}" for i in range(P)), DRAWS)
+    for arm in plan.expansion.arms:
+        teacher = {"teacher_accuracy": 1.0, "wrong_statements": 0.0, **of(teachers, arm.label)}
+        data.teachers[arm.label] = {name: np.full((DRAWS, P), value) for name, value in teacher.items()}
+        spread = noise * np.resize([[1.0], [-1.0]], (BASES * DRAWS, 1)) if arm.defense == "ads" else 0.0
+        cell = Students({"student_accuracy": np.full((BASES * DRAWS, P), of(students, arm.label)) + spread}, {})
+        data.students[arm.label, "sft", FAMILY] = cell
+    data.undistilled[FAMILY] = Students({"student_accuracy": np.full((BASES, P), 0.2)}, {})
+    return data
+
+
+TEACHERS = {
+    "none": {},
+    "temperature(delta=0.1": {"teacher_accuracy": 0.95, "wrong_statements": 0.2},
+    "temperature(delta=0.3": {"teacher_accuracy": 0.85, "wrong_statements": 0.6},
+    "ads(lam=0.1": {"teacher_accuracy": 0.95, "wrong_statements": 0.2},
+    "ads(lam=0.4": {"teacher_accuracy": 0.85, "wrong_statements": 0.6},
+    "traceguard": {},
+}
+STUDENTS = {
+    "none": 0.9,
+    "temperature(delta=0.1": 0.8,
+    "temperature(delta=0.3": 0.6,
+    "ads(lam=0.1": 0.6,
+    "ads(lam=0.4": 0.3,
+    "traceguard(budget=0.1": 0.85,
+    "traceguard(budget=0.3": 0.7,
+}
+EQUAL = {"rule": "equal_cost", "defense": "ads", "reference": "temperature", "drop": 0.05}
+CONTROLLED = {**EQUAL, "rule": "controlled", "errors": 0.2}
+GROWS = {"rule": "grows", "defense": "traceguard"}
+
+
+def verdicts(found: Trial, students: dict[str, float], teachers: dict[str, Any], noise: float = 0) -> Any:
+    plan = plan_of(found)
+    return decide(found, {"one": (plan, {"facts": data_of(plan, students, teachers, noise)})})
+
+
+def only(found: Trial, students: dict[str, float] = STUDENTS, teachers: Any = TEACHERS, noise: float = 0) -> str:
+    (verdict,), _ = verdicts(found, students, teachers, noise)
+    return str(verdict.verdict)
+
+
+# The file.
+
+
+def test_a_part_is_a_study_of_its_own_name() -> None:
+    found = trial(EQUAL)
+    assert found.study("one").name == "trial-one"
+    assert found.study("one").evaluation.problems == P
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"claims": [{"id": "C1", "text": "t", "part": "onne", "test": EQUAL}]}, "Did you mean 'one'"),
+        ({"claims": [{"id": "C1", "text": "t", "part": "one", "test": {**EQUAL, "dorp": 1}}]}, "dorp"),
+        ({"claims": [{"id": "C1", "text": "t", "part": "one", "test": {"rule": "magic"}}]}, "rule"),
+        ({"parts": {"one": {"defenses": [{"kind": "adz"}]}}}, "Part 'one' of the trial 'trial'"),
+        ({"margin": 2}, "margin"),
+    ],
+)
+def test_mistakes_are_one_sentence(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        trial(EQUAL, **change)
+
+
+def test_a_file_that_is_not_a_trial(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="does not hold a trial"):
+        load_trial(path)
+
+
+def test_a_curve_that_the_part_lacks() -> None:
+    with pytest.raises(ConfigError, match="none of the curves"):
+        only(trial({**EQUAL, "defense": "permutation"}))
+
+
+# The rules.
+
+
+def test_weaker_at_equal_cost() -> None:
+    (verdict,), (finding,) = verdicts(trial(EQUAL), STUDENTS, TEACHERS)
+    assert verdict.verdict == SUPPORTED
+    assert finding.value == pytest.approx(0.2)
+    assert finding.n_seeds == BASES * DRAWS
+
+
+def test_the_opposite_is_not_supported() -> None:
+    swapped = {**EQUAL, "defense": "temperature", "reference": "ads"}
+    assert only(trial(swapped)) == NOT_SUPPORTED
+
+
+def test_a_difference_below_the_margin_is_not_supported() -> None:
+    near = {**STUDENTS, "ads(lam=0.1": 0.8, "ads(lam=0.4": 0.6}
+    assert only(trial(EQUAL), near) == NOT_SUPPORTED
+
+
+def test_noise_leaves_it_open_and_says_how_many_seeds_are_needed() -> None:
+    (verdict,), (finding,) = verdicts(trial(EQUAL), STUDENTS, TEACHERS, noise=0.2)
+    assert verdict.verdict == INCONCLUSIVE
+    assert verdict.mdd > 0.05
+    assert finding.seeds_needed > finding.n_seeds
+
+
+def test_a_cost_that_is_not_reached_is_inconclusive() -> None:
+    (verdict,), _ = verdicts(trial({**EQUAL, "drop": 0.4}), STUDENTS, TEACHERS)
+    assert verdict.verdict == INCONCLUSIVE
+    assert "not reached" in verdict.reason
+
+
+def test_controlled_needs_both_matches() -> None:
+    assert only(trial(CONTROLLED)) == SUPPORTED
+    by_errors = {**TEACHERS, "ads(lam=0.1": {"teacher_accuracy": 0.95, "wrong_statements": 0.6},
+                 "ads(lam=0.4": {"teacher_accuracy": 0.85, "wrong_statements": 1.8}}  # fmt: skip
+    even = {**STUDENTS, "ads(lam=0.1": 0.6, "ads(lam=0.4": 0.2}
+    assert only(trial(CONTROLLED), even, by_errors) == NOT_SUPPORTED, "it has three times the wrong statements"
+
+
+def test_fewer_wrong_statements_cannot_explain_a_larger_harm() -> None:
+    few = {**TEACHERS, "ads(lam=0.1": {"teacher_accuracy": 0.95}, "ads(lam=0.4": {"teacher_accuracy": 0.85}}
+    (verdict,), _ = verdicts(trial(CONTROLLED), STUDENTS, few)
+    assert verdict.verdict == SUPPORTED
+    assert "no more wrong statements" in verdict.reason
+
+
+def test_grows_while_answers_are_unchanged() -> None:
+    assert only(trial(GROWS)) == SUPPORTED
+    touched = {**TEACHERS, "traceguard": {"teacher_accuracy": 0.99}}
+    assert only(trial(GROWS), STUDENTS, touched) == NOT_SUPPORTED
+
+
+def test_weaker_than_every_reference() -> None:
+    rule = {
+        "rule": "weaker",
+        "arm": "ads(lam=0.4",
+        "references": ["temperature(delta=0.3", "traceguard(budget=0.3"],
+    }
+    assert only(trial(rule)) == SUPPORTED
+    assert only(trial({**rule, "arm": "temperature(delta=0.1"})) == NOT_SUPPORTED
+    with pytest.raises(ConfigError, match="not one of the arms"):
+        only(trial({**rule, "arm": "temperature"}))
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.8, SUPPORTED), (0.7, NOT_SUPPORTED)])
+def test_restored_by_some_attack(value: float, said: str) -> None:
+    """The passive student falls from .9 to .6; half of that is .75."""
+    rule = {"rule": "restored", "arm": "ads(lam=0.1"}
+    attacks = [{"kind": "sft"}, {"kind": "sft", "epochs": 4}, {"kind": "sft", "epochs": 5}]
+    found = trial(rule, common={**COMMON, "attacks": attacks})
+    plan = plan_of(found)
+    data = data_of(plan, STUDENTS, TEACHERS)
+    for (arm, attack, family), cell in list(data.students.items()):
+        assert attack == "sft"
+        data.students[arm, "sft(epochs=4)", family] = cell
+        better = Students({"student_accuracy": np.full((BASES * DRAWS, P), value)}, {})
+        data.students[arm, "sft(epochs=5)", family] = better
+    (verdict,), findings = decide(found, {"one": (plan, {"facts": data})})
+    assert verdict.verdict == said
+    assert len(findings) == 2
+
+
+def test_nothing_to_restore_is_inconclusive() -> None:
+    found = trial({"rule": "restored", "arm": "ads(lam=0.1"})
+    (verdict,), _ = verdicts(found, {**STUDENTS, "ads(lam=0.1": 0.9}, TEACHERS)
+    assert verdict.verdict == INCONCLUSIVE
+    assert "nothing to restore" in verdict.reason
+
+
+def test_capability_against_governance() -> None:
+    found = trial({"rule": "asymmetric"})
+    plan = plan_of(found)
+    data = data_of(plan, STUDENTS, TEACHERS)
+    data.teachers["none"]["teacher_refusal_consistency"] = np.full((DRAWS, 7), 0.9)
+    data.students["none", "sft", FAMILY].matrices["refusal_consistency"] = np.full((BASES * DRAWS, 7), 0.5)
+    data.undistilled[FAMILY].matrices["refusal_consistency"] = np.full((BASES, 7), 0.1)
+    (verdict,), (finding,) = decide(found, {"one": (plan, {"facts": data})})
+    assert verdict.verdict == SUPPORTED
+    assert finding.value == pytest.approx(0.7 / 0.8 - 0.5)
+
+
+def test_withstands_the_worst_attack() -> None:
+    """The undefended gain is .7; ADS at .4 leaves .1, temperature at .1 leaves .6."""
+    assert only(trial({"rule": "withstands", "arm": "ads(lam=0.4", "share": 0.5})) == SUPPORTED
+    assert only(trial({"rule": "withstands", "arm": "temperature(delta=0.1", "share": 0.5})) == NOT_SUPPORTED
+
+
+def test_many_claims_are_adjusted() -> None:
+    """With 200 replicates p is at least .01: one of eight claims cannot stand at Holm's level."""
+    found, _ = verdicts(trial(EQUAL), STUDENTS, TEACHERS)
+    assert found[0].p_holm == pytest.approx(found[0].p)
+    many, _ = verdicts(trial(*[EQUAL] * 8), STUDENTS, TEACHERS)
+    assert {v.verdict for v in many} == {INCONCLUSIVE}
+    assert "Holm" in many[0].reason
+    assert replace(many[0], reason="").p < 0.05
+
+
+def test_seeds_needed_is_the_first_that_suffices() -> None:
+    from azeotrope.maths.stats import minimum_detectable
+
+    needed = seeds_needed(0.06, 0.05)
+    assert minimum_detectable(0.06, needed) <= 0.05 < minimum_detectable(0.06, needed - 1)
+    assert seeds_needed(float("nan"), 0.05) == 0
+    assert seeds_needed(5.0, 0.01) == 0
+
+
+# A whole trial.
+
+
+def test_a_trial_runs_its_parts_and_decides(tmp_path: Path) -> None:
+    found = trial(EQUAL, GROWS, parts={"one": {"defenses": ARMS}, "two": {"defenses": ARMS[:1]}})
+    result = run_trial(found, runs=tmp_path, workers=0, stages=fakes.FakeStages())
+    assert [v.claim for v in result.verdicts] == ["C1", "C2"]
+    assert result.unfinished == []
+    frame = pl.read_parquet(result.folder / "claims.parquet")
+    assert len(frame) == len(result.findings)
+    page = (result.folder / "claims.md").read_text()
+    assert f"**{result.verdicts[0].verdict}**" in page
+    again = run_trial(found, runs=tmp_path, workers=0, stages=fakes.FakeStages(trouble="raise:release"))
+    assert again.verdicts == result.verdicts, "nothing is repeated"
+    assert set(result.facts["parts"]) == {"one", "two"}
+    assert result.facts["core_hours"] >= 0
+
+
+def test_unfinished_parts_leave_their_claims_open(tmp_path: Path) -> None:
+    found = trial(EQUAL, parts={"one": {"defenses": ARMS}, "two": {"defenses": ARMS[:1]}})
+    result = run_trial(found, runs=tmp_path, parts=["two"], workers=0, stages=fakes.FakeStages())
+    assert result.verdicts == []
+    assert result.unfinished == ["one"]
+    assert "Not finished" in (result.folder / "claims.md").read_text()
+    assert conclude(found, runs=tmp_path, stages=fakes.FakeStages()).unfinished == ["one"]
