@@ -155,7 +155,7 @@ def test_a_difference_below_the_margin_is_not_supported() -> None:
 
 
 def test_noise_leaves_it_open_and_says_how_many_seeds_are_needed() -> None:
-    (verdict,), (finding,) = verdicts(trial(EQUAL), STUDENTS, TEACHERS, noise=0.2)
+    (verdict,), (finding,) = verdicts(trial(EQUAL), STUDENTS, TEACHERS, noise=0.25)
     assert verdict.verdict == INCONCLUSIVE
     assert verdict.mdd > 0.05
     assert finding.seeds_needed > finding.n_seeds

@@ -163,12 +163,18 @@ def _finding(
     )  # fmt: skip
 
 
-def seeds_needed(sd: float, margin: float, most: int = 200) -> int:
+def seeds_needed(sd: float, margin: float, most: int = 1000) -> int:
     """The fewest seeds with which a paired test finds `margin` with 80 % power; 0 if unknown or above `most`."""
     if not np.isfinite(sd) or margin <= 0:
         return 0
-    enough = (n for n in range(2, most + 1) if stats.minimum_detectable(sd, n) <= margin)
-    return next(enough, 0)
+    low, high = 2, most + 1
+    while low < high:
+        middle = (low + high) // 2
+        if stats.minimum_detectable(sd, middle) <= margin:
+            high = middle
+        else:
+            low = middle + 1
+    return low if low <= most else 0
 
 
 def _reading(gap: stats.Difference, margin: float) -> str:
