@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from azeotrope.maths import stats
-from azeotrope.maths.stats import Curve, Weights
+from azeotrope.maths.stats import Curve, Floats, Weights
 from azeotrope.study.arms import UNDEFENDED, Arm
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
@@ -79,60 +79,76 @@ def _rows(plan: Plan, task: str, data: TaskData, found: Sequence[Sweep]) -> Iter
     """All comparisons of a task: students × attacks × utilities × metrics × pairs of curves × drops."""
     study = plan.study
     pairs = [(one, other) for one in found for other in _references(one, found)]
-    cells = itertools.product(study.students, plan.expansion.attacks, UTILITIES, LEAKAGES)
-    for student, attack, utility, metric in cells:
-        cell = data.students[UNDEFENDED, attack.label, student.family]
-        if not (measured(data, utility) and (metric in cell.matrices or metric in cell.scalars)):
-            continue
+    for student in study.students:
         weights = weights_for(study, task, student.bases, data.draws, len(data.problems))
-        names = (attack.label, student.family, utility, metric)
-        curves = {sweep.name: _curve(data, sweep, names, weights) for sweep in found}
-        n = cell.contents if metric == "recall_hidden" else len(data.problems)
+        drawn = _Drawn(data, student.family, weights, student.bases * data.draws)
         n_seeds = units(study, student.bases, data.draws)
-        for (one, other), drop in itertools.product(pairs, study.analysis.drops):
-            first, second = curves[one.name], curves[other.name]
-            if first is None or second is None:
+        for attack, utility, metric in itertools.product(plan.expansion.attacks, UTILITIES, LEAKAGES):
+            cell = data.students[UNDEFENDED, attack.label, student.family]
+            if not (measured(data, utility) and (metric in cell.matrices or metric in cell.scalars)):
                 continue
-            gap = stats.equal_cost(first, second, drop, n=n, n_seeds=n_seeds, confidence=study.analysis.confidence)
-            yield {
-                "task": task,
-                "student": student.family,
-                "attack": attack.label,
-                "utility": utility,
-                "drop": drop,
-                "metric": metric,
-                "defense": one.name,
-                "reference": other.name,
-                "n": n,
-                "n_seeds": n_seeds,
-                **_numbers(gap),
-            }
+            curves = {sweep.name: drawn.curve(sweep, attack.label, utility, metric) for sweep in found}
+            n = cell.contents if metric == "recall_hidden" else len(data.problems)
+            for (one, other), drop in itertools.product(pairs, study.analysis.drops):
+                first, second = curves[one.name], curves[other.name]
+                if first is None or second is None:
+                    continue
+                gap = stats.equal_cost(
+                    first, second, drop, n=n, n_seeds=n_seeds, confidence=study.analysis.confidence
+                )
+                yield {
+                    "task": task,
+                    "student": student.family,
+                    "attack": attack.label,
+                    "utility": utility,
+                    "drop": drop,
+                    "metric": metric,
+                    "defense": one.name,
+                    "reference": other.name,
+                    "n": n,
+                    "n_seeds": n_seeds,
+                    **_numbers(gap),
+                }
+
+
+class _Drawn:
+    """Replicates of the arms' measures for one student family, each drawn once."""
+
+    def __init__(self, data: TaskData, family: str, weights: Weights, seeds: int) -> None:
+        self.data, self.family, self.weights, self.seeds = data, family, weights, seeds
+        self._useful: dict[tuple[str, str], Floats | None] = {}
+        self._leaked: dict[tuple[str, str, str], Floats | None] = {}
+
+    def curve(self, sweep: Sweep, attack: str, utility: str, metric: str) -> Curve | None:
+        """One defense's curve; None if a point lacks the utility or the metric."""
+        labels = [UNDEFENDED, *(arm.label for arm in sweep.arms)]
+        useful = [self.useful(label, utility) for label in labels]
+        leaked = [self.leaked(label, attack, metric) for label in labels]
+        u, v = [x for x in useful if x is not None], [x for x in leaked if x is not None]
+        if len(u) < len(labels) or len(v) < len(labels):
+            return None
+        return stats.curve([arm.strength for arm in sweep.arms], u[1:], v[1:], (u[0], v[0]))
+
+    def useful(self, label: str, utility: str) -> Floats | None:
+        """What an arm keeps of a utility."""
+        if (label, utility) not in self._useful:
+            self._useful[label, utility] = kept(self.data, label, utility, self.weights, self.seeds)
+        return self._useful[label, utility]
+
+    def leaked(self, label: str, attack: str, metric: str) -> Floats | None:
+        """What an arm leaks by an attack."""
+        key = (label, attack, metric)
+        if key not in self._leaked:
+            cell = self.data.students[label, attack, self.family]
+            values = cell.matrices.get(metric, cell.scalars.get(metric))
+            self._leaked[key] = None if values is None else stats.replicate(values, self.weights)
+        return self._leaked[key]
 
 
 def _references(sweep: Sweep, found: Sequence[Sweep]) -> list[Sweep]:
     members = sweep.kind.split("+")
     wanted = [REFERENCE, *(extra for kind, extra in EXTRA_REFERENCES.items() if kind in members)]
     return [other for other in found if other.kind in wanted and other.kind != sweep.kind]
-
-
-def _curve(data: TaskData, sweep: Sweep, names: tuple[str, str, str, str], weights: Weights) -> Curve | None:
-    """One defense's curve as replicates; None if a point lacks the utility or the metric."""
-    attack, family, utility, metric = names
-    points = {}
-    for label in (UNDEFENDED, *(arm.label for arm in sweep.arms)):
-        cell = data.students[label, attack, family]
-        leakage = cell.matrices.get(metric, cell.scalars.get(metric))
-        useful = kept(data, label, utility, weights, len(leakage)) if leakage is not None else None
-        if leakage is None or useful is None:
-            return None
-        points[label] = (useful, stats.replicate(leakage, weights))
-    defended = [points[arm.label] for arm in sweep.arms]
-    return stats.curve(
-        [arm.strength for arm in sweep.arms],
-        [u for u, _ in defended],
-        [v for _, v in defended],
-        points[UNDEFENDED],
-    )
 
 
 def _numbers(gap: stats.Difference | None) -> dict[str, object]:
