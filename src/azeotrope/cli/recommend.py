@@ -75,15 +75,15 @@ def recommend(
 
 def limits(texts: list[str]) -> dict[str, float | None]:
     """Read `MEASURE=VALUE` texts; None where a limit is lifted. Raises ConfigError."""
-    from azeotrope.study.recommend import MEASURES
+    from azeotrope.study.vocabulary import UTILITIES
 
     found: dict[str, float | None] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not name:
             raise ConfigError(f"--limit {text!r} is not of the form MEASURE=VALUE, as in teacher_accuracy=0.02.")
-        if name not in MEASURES:
-            raise ConfigError(f"--limit {text!r}: there is no measure '{name}'.{nearest(name, MEASURES)}")
+        if name not in UTILITIES:
+            raise ConfigError(f"--limit {text!r}: there is no measure '{name}'.{nearest(name, UTILITIES)}")
         if name in found:
             raise ConfigError(f"--limit gives '{name}' twice; keep one of them.")
         found[name] = None if value == LIFTED else _number(text, name, value)

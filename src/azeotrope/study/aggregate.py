@@ -12,13 +12,14 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Difference, Floats, Interval, Weights
-from azeotrope.study.arms import NONE, UNDEFENDED, Arm
+from azeotrope.study.arms import NONE, Arm
 from azeotrope.study.config import Study
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import per_unit, teacher_weights, units, weights_for
 from azeotrope.study.specs import ATTACK, RELEASE
 from azeotrope.study.store import DONE, Store, read_json
 from azeotrope.study.tables import Students, TaskData, collect, over_draws, over_seeds
+from azeotrope.study.vocabulary import UNDEFENDED
 
 RESULTS = {
     "study": pl.String,

@@ -28,8 +28,8 @@ from azeotrope.core.methods import (
 )
 from azeotrope.core.seeds import fingerprint
 from azeotrope.study.config import Study
+from azeotrope.study.vocabulary import UNDEFENDED
 
-UNDEFENDED = "none"
 Json = dict[str, Any]
 
 

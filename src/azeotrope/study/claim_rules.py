@@ -14,7 +14,7 @@ import numpy as np
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Curve, Floats, Weights
-from azeotrope.study.arms import UNDEFENDED, Arm
+from azeotrope.study.arms import Arm
 from azeotrope.study.claims import (
     Asymmetric,
     Claim,
@@ -32,6 +32,7 @@ from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
 from azeotrope.study.utility import kept
+from azeotrope.study.vocabulary import UNDEFENDED
 
 FEWER_ERRORS = "wrong_statements"
 

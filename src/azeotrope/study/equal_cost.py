@@ -11,13 +11,13 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Curve, Floats, Weights
-from azeotrope.study.arms import UNDEFENDED, Arm
+from azeotrope.study.arms import Arm
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.tables import TaskData
-from azeotrope.study.utility import UTILITIES, kept, measured
+from azeotrope.study.utility import kept, measured
+from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED, UTILITIES
 
-LEAKAGES = ("student_accuracy", "recall_hidden")
 REFERENCE = "temperature"  # the control of every defense
 EXTRA_REFERENCES = {"ads": "permutation", "traceguard": "random_sentences"}  # further controls, by kind
 SCHEMA = {

@@ -10,11 +10,11 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Floats
-from azeotrope.study.arms import UNDEFENDED
 from azeotrope.study.config import StudentSettings
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
+from azeotrope.study.vocabulary import UNDEFENDED
 
 MEASURES = ("refusal_consistency", "answer_stability")
 CAPABILITY = "student_accuracy"

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from azeotrope.maths import stats
-from azeotrope.study.arms import UNDEFENDED, Arm
-from azeotrope.study.equal_cost import LEAKAGES
+from azeotrope.study.arms import Arm
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.tables import TaskData, over_seeds
+from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED
 
 SCHEMA = {
     "task": pl.String,

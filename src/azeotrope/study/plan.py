@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azeotrope.core.seeds import fingerprint
-from azeotrope.study.arms import UNDEFENDED, Arm, Expansion, Named, expand
+from azeotrope.study.arms import Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
 from azeotrope.study.specs import (
     ATTACK,
@@ -22,6 +22,7 @@ from azeotrope.study.specs import (
     Stages,
     UndistilledSpec,
 )
+from azeotrope.study.vocabulary import UNDEFENDED
 
 ID_LENGTH = 20  # hexadecimal digits: 80 bits
 

@@ -16,10 +16,9 @@ import polars as pl
 
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.core.methods import Settings
-from azeotrope.study.recommend_tables import Cell, Harm, Json, Setting, TaskTable, is_passive, task_table
+from azeotrope.study.recommend_tables import Cell, Harm, Json, Setting, TaskTable, task_table
+from azeotrope.study.vocabulary import LEAKAGES, UTILITIES, is_passive
 
-MEASURES = ("teacher_accuracy", "trace_validity", "reader_accuracy", "grounding", "length")
-LEAKAGES = ("student_accuracy", "recall_hidden")
 DEFAULT_LIMITS = {"teacher_accuracy": 0.02, "trace_validity": 0.05}
 TOLERANCE = 1e-9  # of a limit: differences of shares are not exact in binary
 CHOSEN: Final = "chosen"
@@ -327,4 +326,4 @@ def _bound(picks: Picks, tables: Sequence[TaskTable], side: Literal["low", "high
 
 
 def _place(measure: str) -> int:
-    return MEASURES.index(measure) if measure in MEASURES else len(MEASURES)
+    return UTILITIES.index(measure) if measure in UTILITIES else len(UTILITIES)

@@ -18,10 +18,11 @@ from pydantic_core import InitErrorDetails
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import Defense, Settings, explain, parse_method
-from azeotrope.study.recommend import MEASURES, Evidence, Recommendation, Rules
+from azeotrope.study.recommend import Evidence, Recommendation, Rules
 from azeotrope.study.recommend_tables import Json
 from azeotrope.study.recommend_words import plain, sentences, warnings
 from azeotrope.study.store import disk, write_bytes
+from azeotrope.study.vocabulary import UTILITIES
 
 VERSION = 1
 WIDTH = 110
@@ -130,8 +131,8 @@ def load_policy(path: Path) -> Policy:
         policy = Policy.model_validate(raw)
         policy.methods()
         for name in policy.limits:
-            if name not in MEASURES:
-                raise ConfigError(f"'limits': there is no measure '{name}'.{nearest(name, MEASURES)}")
+            if name not in UTILITIES:
+                raise ConfigError(f"'limits': there is no measure '{name}'.{nearest(name, UTILITIES)}")
     except ValidationError as error:
         raise ConfigError(f"'{path}': {explain(_misspelling_first(error), '', Policy)}") from None
     except (ConfigError, MissingError) as error:

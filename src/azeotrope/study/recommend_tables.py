@@ -16,8 +16,8 @@ import polars as pl
 
 from azeotrope.core.errors import MissingError, RunError
 from azeotrope.core.methods import Settings
+from azeotrope.study.vocabulary import UNDEFENDED, UNDISTILLED
 
-UNDEFENDED, UNDISTILLED, PASSIVE = "none", "undistilled", "sft"
 RESULTS = {
     "task": pl.String, "arm": pl.String, "defense": pl.String, "params": pl.String, "is_control": pl.Boolean,
     "attack": pl.String, "student": pl.String, "metric": pl.String,
@@ -162,15 +162,6 @@ def exact_settings(defense: str, params: str) -> tuple[Json, ...]:
     if not known or any(item.get("kind", kind) != kind for kind, item in zip(kinds, members, strict=True)):
         raise RunError(f"The results hold settings of '{defense}' that cannot be read; run the study again.")
     return tuple({"kind": kind, **member} for kind, member in zip(kinds, members, strict=True))
-
-
-def is_passive(attack: str) -> bool:
-    """Whether a label names fine-tuning on the text as released, at whatever settings.
-
-    >>> is_passive("sft(epochs=3)"), is_passive("sft #1f0c"), is_passive("filtered_sft")
-    (True, True, False)
-    """
-    return attack.partition("(")[0].partition("#")[0].strip() == PASSIVE
 
 
 def _setting(row: Mapping[str, Any], attacked: pl.DataFrame, utility: pl.DataFrame) -> Setting:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from azeotrope.study.recommend import CHOSEN, NOTHING_HOLDS, Evidence, Excess, Rival, Rules, TaskEvidence
-from azeotrope.study.recommend_tables import UNDEFENDED, Cell, Harm
+from azeotrope.study.recommend_tables import Cell, Harm
+from azeotrope.study.vocabulary import UNDEFENDED
 
 SAME_RUN = "Chosen and measured on the same run"
 

@@ -9,15 +9,13 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Floats
-from azeotrope.study.arms import UNDEFENDED
-from azeotrope.study.equal_cost import LEAKAGES
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.specs import ATTACK
 from azeotrope.study.store import Store, read_json
 from azeotrope.study.tables import Students, TaskData
+from azeotrope.study.vocabulary import LEAKAGES, PASSIVE, UNDEFENDED
 
-PASSIVE = "sft"  # kind of the attack that takes the release as it is
 SCHEMA = {
     "task": pl.String,
     "student": pl.String,

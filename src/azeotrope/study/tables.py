@@ -28,6 +28,7 @@ import polars as pl
 
 from azeotrope.core.errors import RunError
 from azeotrope.maths.stats import Floats
+from azeotrope.study import vocabulary
 from azeotrope.study.plan import Plan, Step
 from azeotrope.study.specs import ATTACK, RELEASE, UNDISTILLED
 from azeotrope.study.store import Store, read_parquet
@@ -104,8 +105,8 @@ def collect(steps: Sequence[Step], store: Store, file: str) -> pl.DataFrame | No
         path = store.folder(step.stage, step.id) / file
         if not path.exists():
             continue
-        attack = "undistilled" if step.stage == UNDISTILLED else step.attack
-        arm = "none" if step.stage == UNDISTILLED else step.arm
+        attack = vocabulary.UNDISTILLED if step.stage == UNDISTILLED else step.attack
+        arm = vocabulary.UNDEFENDED if step.stage == UNDISTILLED else step.arm
         names = {"task": step.task, "arm": arm, "attack": attack, "student": step.student, "draw": step.draw}
         frame = read_parquet(path)
         frames.append(frame.select(*(pl.lit(value).alias(key) for key, value in names.items()), pl.all()))

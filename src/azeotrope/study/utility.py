@@ -9,14 +9,12 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Floats, Weights
-from azeotrope.study.arms import UNDEFENDED
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import teacher_weights
 from azeotrope.study.tables import TaskData, over_seeds
+from azeotrope.study.vocabulary import LENGTH, UNDEFENDED, UTILITIES
 
-LENGTH = "length"
 _METRIC = {LENGTH: "trace_tokens"}  # the measured metric where its name is not the utility's
-UTILITIES = ("teacher_accuracy", "trace_validity", "reader_accuracy", "grounding", LENGTH)
 SCHEMA = {
     "task": pl.String,
     "arm": pl.String,
