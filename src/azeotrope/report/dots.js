@@ -48,6 +48,12 @@ function dotMark({ low, high, at }, { value, low: from, high: to, d, y, kind = '
   return parts;
 }
 
+// What a mark means, for the line above the rows.
+function keyMark(kind, d, label) {
+  return el('span', null, svg('svg', { width: 30, height: 14, viewBox: '-15 -7 30 14', 'aria-hidden': 'true' },
+    svg('path', { class: `range ${kind}`, d: 'M-13,0H13' }), svg('path', { class: `mark ${kind}`, d })), label);
+}
+
 // The name of an arm with its line's swatch; `more` stands under it.
 function armName(task, arm, ...more) {
   const line = lineOfArm(task, arm);

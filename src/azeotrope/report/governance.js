@@ -34,21 +34,15 @@ function drawGovernance(host, rows, state, draw) {
   const scale = dotScale(values, [0, 1], TRANSFER_FAR, [0.09, 0.09]);
   const { shown, more } = firstRows(rows, TRANSFER_ROWS, state, 'arms', draw);
   const marks = [];
-  host.replaceChildren(governanceKey(state.measure),
+  host.replaceChildren(
+    el('div', { class: 'key' }, keyMark('capability', look('').markers[0], 'capability: accuracy'), keyMark('governance', DIAMOND, `governance: ${labelOf(state.measure)}`)),
     el('div', { class: 'dots pairs', role: 'group', 'aria-label': 'Capability and governance that transferred, per arm; use the arrow keys to move between rows' },
       ...(rated.length ? [el('div', { class: 'dot-row dot-axis', 'aria-hidden': 'true' }, el('span', { class: 'arm-name' }, 'Share of the teacher’s excess'),
         dotTicks(scale, [0, 0.5, 1], (tick) => `${100 * tick} %`, { 0: 'undistilled', 1: 'teacher' }))] : []),
-      ...shown.map((row) => el('div', { class: 'dot-row' }, armName(row.task, row.arm, stuck(row) ? null : el('small', { class: 'under' }, `gap ${gapText(row)}`)),
+      ...shown.map((row) => el('div', { class: 'dot-row' }, armName(row.task, row.arm, stuck(row) ? null : el('small', { class: 'beneath' }, `gap ${gapText(row)}`)),
         stuck(row) ? stuckCell(row) : governanceCell(row, scale, marks)))),
     ...more, el('p', { class: 'count dot-note' }, scale.beyond ? GOES_ON : ''));
   tips(marks);
-}
-
-function governanceKey(measure) {
-  const sample = (kind, d) => svg('svg', { width: 30, height: 14, viewBox: '-15 -7 30 14', 'aria-hidden': 'true' },
-    svg('path', { class: `range ${kind}`, d: 'M-13,0H13' }), svg('path', { class: `mark ${kind}`, d }));
-  return el('div', { class: 'key' }, el('span', null, sample('capability', look('').markers[0]), 'capability: accuracy'),
-    el('span', null, sample('governance', DIAMOND), `governance: ${labelOf(measure)}`));
 }
 
 function stuckCell(row) {

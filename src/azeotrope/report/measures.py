@@ -194,14 +194,14 @@ MEASURES = (
     ),
     Measure(
         "tpr_at_fpr",
-        "hits at the set false-alarm rate",
+        "TPR at fixed FPR",
         "share",
-        "Share of defended traces above the threshold that the detector set for its rate of false alarms, 1 % "
-        "unless its name says otherwise.",
+        "Share of defended traces above the threshold that the detector set for its rate of false alarms, which "
+        "is 1 % unless its name says otherwise.",
     ),
     Measure(
         "fpr",
-        "false alarms as measured",
+        "FPR as measured",
         "share",
         "Share of clean traces above that threshold. Where it is far from the rate that was asked for, the "
         "hits are not to be trusted.",
@@ -209,7 +209,7 @@ MEASURES = (
     Measure(
         "token_delta",
         "token delta",
-        "points",
+        "share",
         "Relative change in the number of words against clean traces, in percent of the clean number.",
     ),
     Measure(

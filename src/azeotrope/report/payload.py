@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from azeotrope.detect.compare import CONTROL
 from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run
 from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, table
@@ -33,6 +34,7 @@ def payload(run: Run) -> dict[str, Any]:
         "leakage": [name for name in LEAKAGE if name in names],
         "headline": headline_metric(run),
         "undistilled": UNDISTILLED,
+        "control": CONTROL,
         "tasks": [_task(run.results, task) for task in tasks],
         "looks": _looks(run.results["defense"].to_list()),
         "results": _columns(run.results, RESULT_COLUMNS),

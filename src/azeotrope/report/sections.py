@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import governance, matrix, schemas, utility
+from azeotrope.report import detectability, governance, matrix, schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -87,6 +87,20 @@ SECTIONS = (
             ),
         ),
         tell=matrix.told,
+    ),
+    Section(
+        name="detectability",
+        link="Visibility",
+        schema=schemas.DETECTABILITY,
+        measures="measure",
+        terms=(
+            (
+                "Clean resample",
+                "The control of a detector: the undefended teacher sampled once more, in the place of defended "
+                "text. Two clean samples differ too; what a detector says of a defense counts beyond that only.",
+            ),
+        ),
+        tell=detectability.told,
     ),
 )
 
