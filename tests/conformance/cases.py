@@ -33,6 +33,9 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
         {"unit": "sentences"},
         {"unit": "count"},
         {"categories": ("uncertainty_management",)},
+        {"detector": "marker_rate", "max_score": 8.0},
+        {"detector": "token_delta", "max_score": 0.2, "order": "longest"},
+        {"detector": "tfidf_cosine", "max_score": 0.05, "unit": "count"},
     ),
     "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
 }

@@ -28,17 +28,15 @@ from __future__ import annotations
 
 from collections import deque
 from random import Random
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import TraceDefense
 from azeotrope.core.types import THINK_CLOSE, Trace, split_answer
-from azeotrope.defenses.traceguard import Removal, count_tokens, is_protected, is_tag, without
+from azeotrope.defenses.traceguard import SLACK, Removal, count_tokens, is_protected, is_tag, without
 from azeotrope.text.segment import Segmenter, boundaries
-
-_SLACK: Final = 1e-9  # so that a share of .29 of 100 allows 29 and not 28
 
 
 class HideReasoning(TraceDefense):
@@ -76,7 +74,7 @@ class HideReasoning(TraceDefense):
 
     def hidden(self, sentences: int) -> int:
         """How many of `sentences` are hidden."""
-        return int(self.share * sentences + _SLACK)
+        return int(self.share * sentences + SLACK)
 
     def stream(self) -> HideReasoningStream:
         """Return the streaming form. Raises ConfigError if `side` is "start" and the share below 1."""

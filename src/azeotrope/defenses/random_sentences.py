@@ -19,13 +19,12 @@ from pydantic import Field, field_validator, model_validator
 
 from azeotrope.core.methods import Maturity, TraceDefense
 from azeotrope.core.types import Paper, Trace, split_answer
-from azeotrope.defenses.traceguard import Removal, TraceGuard, count_tokens, is_protected, without
+from azeotrope.defenses.traceguard import SLACK, Removal, TraceGuard, count_tokens, is_protected, without
 from azeotrope.text.markers import marker_set
 from azeotrope.text.segment import boundaries
 from azeotrope.text.taxonomy import Category, categorize
 
 _COMPUTATION = frozenset({Category.ACTIVE_COMPUTATION, Category.FACT_RETRIEVAL})
-_SLACK = 1e-9
 
 
 class RandomSentences(TraceDefense):
@@ -119,6 +118,6 @@ def _within(drawn: list[Removal], target: float) -> int:
     total = 0
     for index, item in enumerate(drawn):
         total += item.tokens
-        if total > target + _SLACK:
+        if total > target + SLACK:
             return index
     return len(drawn)

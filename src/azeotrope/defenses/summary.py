@@ -39,7 +39,7 @@ from pydantic import Field
 
 from azeotrope.core.methods import TraceDefense
 from azeotrope.core.types import Trace, split_answer
-from azeotrope.defenses.traceguard import Removal, count_tokens, is_protected, is_tag, without
+from azeotrope.defenses.traceguard import SLACK, Removal, count_tokens, is_protected, is_tag, without
 from azeotrope.text.segment import boundaries
 from azeotrope.text.taxonomy import Category, categorize
 
@@ -50,7 +50,6 @@ POSITION: Final = 0.25
 _WORDS: Final = re.compile(r"\w+").findall
 _DIGIT: Final = re.compile(r"\d").search
 _CONCLUDING: Final = frozenset({Category.RESULT_CONSOLIDATION, Category.FINAL_ANSWER_EMISSION})
-_SLACK: Final = 1e-9  # so that a share of .29 of 100 allows 29 and not 28
 
 
 class Summary(TraceDefense):
@@ -83,7 +82,7 @@ class Summary(TraceDefense):
             if not is_protected(reasoning, start, end)
         ]
         spent = list(accumulate(item.tokens for item in found))
-        fits = bisect_right(spent, self.share * count_tokens(reasoning) + _SLACK)
+        fits = bisect_right(spent, self.share * count_tokens(reasoning) + SLACK)
         return sorted(found[:fits], key=lambda item: item.start)
 
 

@@ -6,7 +6,7 @@ the place of the defended texts: that is the control (`azeotrope.detect.compare`
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +14,7 @@ from enum import StrEnum
 from azeotrope.core.methods import Method
 from azeotrope.core.types import Trace
 from azeotrope.maths.stats import Interval
+from azeotrope.text.cuts import CutText
 
 Texts = Mapping[str, Sequence[str]]  # problem id → its samples
 
@@ -52,6 +53,47 @@ class Detector(Method):
 
         Raises ConfigError if there are too few of them.
         """
+
+
+class RunningScore(ABC):
+    """The score of one trace while sentences are cut from it, one after another."""
+
+    @abstractmethod
+    def try_cut(self, start: int, end: int, most: float) -> bool:
+        """Cut ``original[start:end]`` if the score is at most `most` without it; return whether it was cut.
+
+        Offsets are characters of the original; spans do not overlap and leave think tags and the answer alone.
+        """
+
+
+class TraceScorer(ABC):
+    """A detector that can also judge a single trace, for a defense that must stay below a score.
+
+    Mix it into a `Detector`. Judging one trace needs no other traces and nothing that was fitted.
+    """
+
+    @abstractmethod
+    def score(self, edited: str, original: str) -> float:
+        """Return how suspicious `edited` is beside `original`: 0 if they are alike, larger for more, never NaN."""
+
+    def running(self, original: str) -> RunningScore:
+        """Return the score of `original` while it is cut. It agrees with `score`; override it to be faster."""
+        return _Rescored(self, original)
+
+
+class _Rescored(RunningScore):
+    """Measures the whole text again for every cut."""
+
+    def __init__(self, scorer: TraceScorer, original: str) -> None:
+        self._scorer, self._text = scorer, CutText(original)
+
+    def try_cut(self, start: int, end: int, most: float) -> bool:
+        original = self._text.original
+        edited = self._text.before(start, start) + self._text.after(end, len(original))
+        if not self._scorer.score(edited, original) <= most:
+            return False
+        self._text.cut(start, end)
+        return True
 
 
 def measurement(measure: str, unit: Unit, found: Interval, n_problems: int, note: str = "") -> Measurement:
