@@ -103,6 +103,8 @@ def _arm_rows(rng: Random, task: str, arm: dict[str, Any]) -> list[dict[str, Any
     rows = [
         _row(task, arm, "", "", "teacher_accuracy", teacher, 0.022),
         _row(task, arm, "", "", "trace_validity", valid, 0.014),
+        _row(task, arm, "", "", "reader_accuracy", 0.88 - 0.6 * v_drop * curve, 0.018),
+        _row(task, arm, "", "", "grounding", 0.97 - 0.4 * v_drop * curve, 0.012),
         _row(task, arm, "", "", "wrong_statements", 0.1 + 2 * (0.96 - valid), 0.04, "statements", False),
         _row(task, arm, "", "", "trace_tokens", 84 * (1 - shorter * curve), 2.1, "tokens", None),
         _row(task, arm, "", "", "teacher_finished", 0.995, 0.004),

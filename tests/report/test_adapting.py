@@ -13,11 +13,12 @@ from synthetic_run import HOSTILE
 
 from azeotrope.core.errors import RunError
 from azeotrope.report import build
-from azeotrope.report.adapting import is_passive, tell
+from azeotrope.report.adapting import tell
 from azeotrope.report.load import load_run
 from azeotrope.report.schemas import RECOVERY
 from azeotrope.report.verdict import verdict
 from azeotrope.study.recovery import SCHEMA
+from azeotrope.study.vocabulary import is_passive
 
 
 def edit(folder: Path, change: Any, name: str = "recovery.parquet") -> None:

@@ -79,13 +79,14 @@ def test_selectors_change_the_plot(driver: Any, page: Path) -> None:
     headless.show(driver, page, 1280, "light")
     seen = set()
     for label, value in (("task", "lookup"), ("student", "llama-small"), ("attack", "sft"),
-                         ("honest users keep", "trace_validity"), ("the thief gets", "recall_hidden"),
+                         ("honest users keep", "trace_validity"), ("honest users keep", "reader_accuracy"),
+                         ("honest users keep", "grounding"), ("the thief gets", "recall_hidden"),
                          ("the thief gets", "s_minus_t")):  # fmt: skip
         choose(driver, label, value, "#tradeoff")
         drawn = js(driver, "return document.getElementById('tradeoff-plot').innerHTML")
         assert "NaN" not in drawn
         seen.add(drawn)
-    assert len(seen) == 6
+    assert len(seen) == 8
     assert any("student minus teacher" in text for text in texts(driver, "#tradeoff-plot .axis-name"))
     assert js(driver, "return document.querySelectorAll('#tradeoff-plot .line.control').length") == 4
     assert js(driver, "return document.querySelectorAll('#tradeoff-plot .line').length") == 6
@@ -316,7 +317,7 @@ def test_results_table_searches_and_expands(driver: Any, page: Path) -> None:
     choose(driver, "task", "*", "#results")
     choose(driver, "measure", "*", "#results")
     assert len(texts(driver, rows)) == 100
-    assert texts(driver, "#results .count") == ["1,460 rows, the first 100 shown"]
+    assert texts(driver, "#results .count") == ["1,548 rows, the first 100 shown"]
     js(driver, """const f = document.querySelector('#results-table input');
       f.value = 'traceguard llama nowhere'; f.dispatchEvent(new Event('input'));""")  # fmt: skip
     assert len(texts(driver, rows)) == 0

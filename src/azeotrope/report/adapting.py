@@ -9,7 +9,6 @@ gain is told instead.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run
 from azeotrope.report.measures import TEACHER_UTILITIES, measure, points
 from azeotrope.report.wording import Row, above, bounds, counts, percent
+from azeotrope.study.vocabulary import is_passive
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,6 @@ class Adapted:
     task: str
     defense: str
     sentence: str
-
-
-def is_passive(attack: str) -> bool:
-    """Whether a label names fine-tuning on the text as released, at whatever settings.
-
-    >>> is_passive("sft(epochs=3)"), is_passive("sft #1f0c"), is_passive("sft_filtered")
-    (True, True, False)
-    """
-    return re.split(r"[(#]", attack)[0].strip() == "sft"
 
 
 def adapting(run: Run, metric: str, drop: float) -> tuple[Adapted, ...]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import polars as pl
 
 from azeotrope.report.lines import Line
-from azeotrope.report.measures import UNDISTILLED
+from azeotrope.study.vocabulary import UNDISTILLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from azeotrope.report.measures import UNDISTILLED
-
-UNDEFENDED = "none"
+from azeotrope.study.vocabulary import UNDEFENDED, UNDISTILLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-UNDISTILLED = "undistilled"
-TEACHER_UTILITIES = ("teacher_accuracy", "trace_validity", "reader_accuracy", "grounding")
+from azeotrope.study.vocabulary import LENGTH, UTILITIES
+
+TEACHER_UTILITIES = tuple(name for name in UTILITIES if name != LENGTH)  # shares, of which a drop is in points
 LEAKAGE = ("student_accuracy", "recall_hidden", "s_minus_t")
 
 

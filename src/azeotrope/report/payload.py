@@ -11,11 +11,12 @@ import polars as pl
 from azeotrope.detect.compare import CONTROL
 from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run
-from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, UNDISTILLED, table
+from azeotrope.report.measures import LEAKAGE, TEACHER_UTILITIES, table
 from azeotrope.report.palette import looks, marker, marker_path
 from azeotrope.report.sections import SECTIONS, measure_names
 from azeotrope.report.traces import trace_pages
 from azeotrope.report.verdict import headline_metric
+from azeotrope.study.vocabulary import UNDISTILLED
 
 CURVE_POINTS = 60  # per loss curve; more would only make the page heavy
 RESULT_COLUMNS = (

@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 
 from azeotrope.report.load import Run
-from azeotrope.report.measures import TERMS, UNDISTILLED, measure
+from azeotrope.report.measures import TERMS, measure
 from azeotrope.report.sections import measure_names, shown
 from azeotrope.report.verdict import ABOVE, BELOW, UNCLEAR, UNREACHED, Finding, Verdict
 from azeotrope.report.wording import Told
+from azeotrope.study.vocabulary import UNDISTILLED
 
 BIBTEX = """@software{{azeotrope,
   title   = {{Azeotrope: measure and control how well a language model's outputs train its cheaper copy}},

@@ -29,7 +29,7 @@ class Section:
 SECTIONS = (
     Section(
         name="utility",
-        link="Honest users",
+        link="Utility",
         schema=schemas.UTILITY,
         measures="utility",
         terms=(
@@ -57,7 +57,7 @@ SECTIONS = (
     ),
     Section(
         name="governance",
-        link="What transfers",
+        link="Transfer",
         schema=schemas.GOVERNANCE,
         measures="measure",
         terms=(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azeotrope.core.errors import RunError
-from azeotrope.report.lines import UNDEFENDED
+from azeotrope.study.vocabulary import UNDEFENDED
 
 
 def trace_pages(diffs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report.adapting import Adapted, adapting, is_passive
+from azeotrope.report.adapting import Adapted, adapting
 from azeotrope.report.curve import Lookup, largest_drop, read_at
 from azeotrope.report.lines import Line, arms_of, kind_of, lines_of, undefended
 from azeotrope.report.load import Run
 from azeotrope.report.measures import (
     LEAKAGE,
     TEACHER_UTILITIES,
-    UNDISTILLED,
     measure,
     points,
     seeds,
@@ -28,6 +27,7 @@ from azeotrope.report.measures import (
     show_p,
 )
 from azeotrope.report.wording import Row, join
+from azeotrope.study.vocabulary import UNDISTILLED, is_passive
 
 DROP = 0.05
 BELOW, ABOVE, UNCLEAR, UNREACHED = "below", "above", "not separable", "not reached"
