@@ -30,6 +30,7 @@ from azeotrope.report.wording import Row, join
 from azeotrope.study.vocabulary import UNDISTILLED, is_passive
 
 DROP = 0.05
+ALWAYS_TOLD = ("teacher_accuracy", "trace_validity")  # also where their drop was not reached
 BELOW, ABOVE, UNCLEAR, UNREACHED = "below", "above", "not separable", "not reached"
 
 
@@ -129,9 +130,13 @@ def _findings(run: Run, rows: Sequence[Row], metric: str) -> Iterable[Finding]:
             own = [line for line in lines if line.label == name] or [
                 line for line in lines if line.kind == kind_of(name)
             ]
+            told = 0
             for utility in TEACHER_UTILITIES if own else ():
                 if mine := [row for row in here if row["defense"] == name and row["utility"] == utility]:
-                    yield _finding(lookup, task, undefended(arms), own, mine, metric)
+                    found = _finding(lookup, task, undefended(arms), own, mine, metric)
+                    if utility in ALWAYS_TOLD or not told or found.reading != UNREACHED:
+                        told += 1
+                        yield found
 
 
 def _finding(
