@@ -39,6 +39,13 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
     ),
     "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
 }
+ATTACK_SETTINGS: Mapping[str, tuple[Json, ...]] = {  # beside the defaults, where they change what is paid
+    "clean_mix": ({"share": 0.35}, {"share": 0.0}),
+    "random_resample": ({"queries": 1}, {"queries": 5}),
+    "resampled_sft": ({"queries": 1}, {"queries": 5}),
+    "reweighted_sft": ({"trusted": "leak", "leaked": 7}, {"trusted": "leak"}),
+    "trace_inversion": ({"source": "leak"}, {"source": "leak", "share": 0.55}),
+}
 CHEAP: Json = {"proxy": "tiny", "holdout": 4, "holdout_max": 4, "epsilon": 1e-3}
 STRENGTHS: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("kl_budget", "spend"): (0.02, 0.1, 0.4),

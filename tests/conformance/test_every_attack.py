@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 from azeotrope.attacks.base import AttackRun, Outcome, Service, StudentAttack
 from azeotrope.core.access import Access
+from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack, Maturity, parse_method
 from azeotrope.core.plugins import catalogue
@@ -21,13 +22,14 @@ from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
 from azeotrope.models.gradients import nll
 from azeotrope.models.lm import LM
 from azeotrope.tasks.base import Grade
-from conformance.cases import ATTACKS, attack_class
+from conformance.cases import ATTACK_SETTINGS, ATTACKS, attack_class
 from tiny import Toy, fresh, toy_traces
 
 every_attack = pytest.mark.parametrize("kind", ATTACKS)
 CHEAP: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 5e-3}
 TEXT = f"{THINK_OPEN}{THINK_CLOSE}xyzzy"
 # These learn from what the student writes itself, which says nothing about the text of the release.
+PAYING = [(kind, settings) for kind in ATTACKS for settings in ({}, *ATTACK_SETTINGS.get(kind, ()))]
 OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
 
 
@@ -50,12 +52,12 @@ class Lenient(Toy):
         return Grade(correct=True, answer="any")
 
 
-def build(kind: str) -> StudentAttack:
+def build(kind: str, settings: Mapping[str, Any] | None = None) -> StudentAttack:
     cls = attack_class(kind)
     cheap: dict[str, Any] = {name: value for name, value in CHEAP.items() if name in cls.model_fields}
     if "sft" in cls.model_fields:
         cheap = {"sft": CHEAP}
-    attack = cls.model_validate(cheap)
+    attack = cls.model_validate({**cheap, **(settings or {})})
     assert isinstance(attack, StudentAttack)
     return attack
 
@@ -150,6 +152,22 @@ def test_less_access_than_needed_is_refused(kind: str) -> None:
             with pytest.raises(ConfigError, match=attack.needs.name):
                 run(attack, [lm], Release.of(traces("release", 4), access))
     assert same(weights(lm), before)
+
+
+@pytest.mark.parametrize(("kind", "settings"), PAYING, ids=str)
+def test_the_bill_is_the_declared_budget(kind: str, settings: Mapping[str, Any]) -> None:
+    short = {"sft": {"epochs": 1, "curve_points": 0}} if "sft" in attack_class(kind).model_fields else {}
+    attack, bases, n = build(kind, {**short, **settings}), [fresh("llama"), fresh("gpt2")], 20
+    budget = attack.budget
+    assert isinstance(budget, Budget)
+    assert min(budget.queries, budget.data, budget.leaks, budget.leaked) >= 0
+    assert "budget" not in type(attack).model_fields, "it is declared, and no setting"
+    outcome = run(attack, bases, Release.of(traces("release", n), attack.needs))
+    billed = budget.queries * n + budget.leaks * n + min(budget.leaked, n)
+    assert outcome.queries == len(bases) * budget.billed(n) == pytest.approx(len(bases) * billed)
+    assert outcome.query_tokens == 5 * outcome.queries
+    taught = [base["traces"] for base in outcome.notes.get("bases", [])]
+    assert all(count <= budget.data * n for count in taught)
 
 
 @every_attack

@@ -39,7 +39,7 @@ class AdaptiveSFT(StudentAttack):
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
         """Prepare and train every base; see `StudentAttack.train`."""
-        traces = release.view(self.needs, reader=f"the attack '{self.kind}'").traces
+        traces = release.view(self.needs, reader=f"The attack '{self.kind}'").traces
         outcome = Outcome(students=list(bases))
         before = _spent(run.service)
         notes: list[dict[str, Any]] = []

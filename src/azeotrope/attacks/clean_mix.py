@@ -13,6 +13,7 @@ from pydantic import Field
 
 from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
 from azeotrope.attacks.base import AttackRun
+from azeotrope.core.budget import Budget
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace
 from azeotrope.models.lm import LM
@@ -29,6 +30,11 @@ class CleanMix(AdaptiveSFT):
     paper: ClassVar[Paper | None] = Paper(id="2603.15500", title="Hindsight rewriting", equations=())
 
     share: float = Field(default=0.1, ge=0, le=1, description="share of the release that is replaced")
+
+    @property
+    def budget(self) -> Budget:
+        """The share of the release that is replaced must have leaked."""
+        return Budget(leaks=self.share)
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Replace random traces; which ones is the same for every base only if their seeds are."""

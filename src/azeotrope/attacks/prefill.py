@@ -12,6 +12,7 @@ from pydantic import Field
 
 from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
 from azeotrope.attacks.base import AttackRun
+from azeotrope.core.budget import Budget
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import THINK_OPEN, Paper, Trace
 from azeotrope.models.lm import LM
@@ -30,6 +31,11 @@ class Prefill(AdaptiveSFT):
     )
 
     prefix: str = Field(default=f"{THINK_OPEN} First", min_length=1, description="first words of every reply")
+
+    @property
+    def budget(self) -> Budget:
+        """Every problem is asked once more."""
+        return Budget(queries=1.0)
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Ask again."""

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
-from azeotrope.attacks.base import AttackRun
+from azeotrope.attacks.base import AttackRun, Service
+from azeotrope.core.budget import Budget
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Problem, Trace
 from azeotrope.models.lm import LM
@@ -40,13 +41,15 @@ class ResampledSFT(AdaptiveSFT):
     queries: int = Field(default=3, ge=1, description="completions asked per problem, the release included")
     check: Check = Field(default="majority", description="how the thief recognizes a right answer")
 
+    @property
+    def budget(self) -> Budget:
+        """The release is the first of the completions; one of each problem is kept."""
+        return Budget(queries=self.queries - 1)
+
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Ask `queries` − 1 more times and choose."""
         task = run.need_task(self.kind)
-        service = run.need_service(self.kind)
-        rounds = [list(traces)]
-        for k in range(1, self.queries):
-            rounds.append(service.ask(run.problems, seed=derive(run.seed, "resample", k)))
+        rounds = ask_again(run.need_service(self.kind), traces, run, self.queries)
         judge = self.pupil(lm, traces, run, epochs=1)
         scores = [trace_nll(judge, samples) for samples in rounds]
         chosen, right = [], 0
@@ -57,6 +60,14 @@ class ResampledSFT(AdaptiveSFT):
             chosen.append(samples[best])
             right += good[best]
         return Lessons(chosen, notes={"passed_the_check": right})
+
+
+def ask_again(service: Service, traces: Sequence[Trace], run: AttackRun, queries: int) -> list[list[Trace]]:
+    """The release and `queries` − 1 further completions of all its problems."""
+    rounds = [list(traces)]
+    for k in range(1, queries):
+        rounds.append(service.ask(run.problems, seed=derive(run.seed, "resample", k)))
+    return rounds
 
 
 def judged(task: Task, problem: Problem, samples: Sequence[Trace], check: Check) -> list[bool]:

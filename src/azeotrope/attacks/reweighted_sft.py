@@ -19,6 +19,7 @@ from pydantic import Field
 
 from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons
 from azeotrope.attacks.base import AttackRun
+from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Trace, split_answer
@@ -48,6 +49,11 @@ class ReweightedSFT(AdaptiveSFT):
     leaked: int = Field(default=64, ge=2, description="undefended traces, for trusted=leak")
     warmup: int = Field(default=1, ge=1, description="epochs on the release before v is measured")
     epsilon: float = Field(default=0.01, gt=0, description="length of the finite-difference step in θ")
+
+    @property
+    def budget(self) -> Budget:
+        """With `trusted: leak` a number of undefended traces must have leaked."""
+        return Budget(leaked=self.leaked if self.trusted == "leak" else 0)
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Measure v and turn it into weights of mean 1."""

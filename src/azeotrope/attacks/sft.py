@@ -56,7 +56,7 @@ class SFT(StudentAttack):
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
         """Train each base on the release with its own shuffle seed; see `StudentAttack.train`."""
-        traces = release.view(self.needs, reader=f"the attack '{self.kind}'").traces
+        traces = release.view(self.needs, reader=f"The attack '{self.kind}'").traces
         outcome = Outcome(students=list(bases))
         for index, lm in enumerate(bases):
             self.teach(lm, traces, run, index, outcome)

@@ -40,15 +40,26 @@ class StripStyle(AdaptiveSFT):
 
     def strip(self, trace: Trace) -> Trace:
         """One trace without style."""
-        reasoning, answer = split_answer(trace.text)
-        opens, seen, kept = marker_set(self.markers).find, set(), []
-        for piece in segment(reasoning):
+        pieces = segment(split_answer(trace.text)[0])
+        return without(trace, pieces, self.style(pieces))
+
+    def style(self, pieces: Sequence[str]) -> list[bool]:
+        """Which sentences of a reasoning are style."""
+        opens, seen, found = marker_set(self.markers).find, set(), []
+        for piece in pieces:
             words = tuple(_WORDS.findall(piece.lower()))
             tagged = THINK_OPEN in piece or THINK_CLOSE in piece
             again = self.restatements and words in seen
-            if not tagged and words and (opens(piece) is not None or again):
-                continue
-            seen.add(words)
-            kept.append(piece)
-        text = "".join(kept) + answer
-        return trace if text == trace.text else replace(trace, text=text, n_tokens=0, token_ids=None, moved=None)
+            found.append(not tagged and bool(words) and (opens(piece) is not None or again))
+            if not found[-1]:
+                seen.add(words)
+        return found
+
+
+def without(trace: Trace, pieces: Sequence[str], dropped: Sequence[bool]) -> Trace:
+    """`trace`, whose reasoning consists of `pieces`, without the ones that are `dropped`."""
+    if not any(dropped):
+        return trace
+    kept = "".join(piece for piece, drop in zip(pieces, dropped, strict=True) if not drop)
+    text = kept + split_answer(trace.text)[1]
+    return replace(trace, text=text, n_tokens=0, token_ids=None, moved=None)

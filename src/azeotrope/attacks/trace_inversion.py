@@ -15,6 +15,7 @@ from pydantic import Field
 from azeotrope.attacks.adaptive import AdaptiveSFT, Lessons, write
 from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.self_generated import SelfGenerated
+from azeotrope.core.budget import Budget
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace, split_answer
 from azeotrope.models.lm import LM
@@ -35,6 +36,11 @@ class TraceInversion(AdaptiveSFT):
     source: Literal["leak", "self"] = Field(default="self", description="what the inverter learns from")
     share: float = Field(default=0.1, gt=0, le=1, description="share of problems leaked, for source=leak")
     temperature: float = Field(default=0.6, ge=0, description="temperature of the reconstruction")
+
+    @property
+    def budget(self) -> Budget:
+        """With `source: leak` at least one trace must have leaked, whatever the share."""
+        return Budget(leaks=self.share if self.source == "leak" else 0.0)
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Train the inverter and let it write every trace."""

@@ -71,6 +71,8 @@ def headings(about: dict[str, Any]) -> list[tuple[str, str]]:
             found.append(("sweep", ", ".join(f"{value:g}" for value in about["sweep"])))
     if "needs" in about:
         found.append(("needs", f"access to {about['needs']}"))
+        if about["budget"]:
+            found.append(("budget", f"{about['budget']['words']} (default settings)"))
     if about["maturity"]:
         found.append(("maturity", about["maturity"]))
     return found

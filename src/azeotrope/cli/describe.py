@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
+from dataclasses import asdict
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, nearest
+from azeotrope.core.methods import Attack
 
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -44,8 +46,16 @@ def describe(group: str, name: str) -> dict[str, Any]:
     if group == "defenses":
         about |= {"stage": str(cls.stage), "dial": cls.dial or None, "sweep": list(cls.sweep)}
     if group == "attacks":
-        about |= {"needs": cls.needs.name}
+        about |= {"needs": cls.needs.name, "budget": budget(cls)}
     return about
+
+
+def budget(cls: type[Attack]) -> dict[str, Any] | None:
+    """Return what an attack spends with its default settings, also in words; None if it has no defaults."""
+    if any(info.is_required() for info in cls.model_fields.values()):
+        return None
+    spent = cls().budget
+    return {**asdict(spent), "words": str(spent)}
 
 
 def parameters(cls: type[BaseModel]) -> list[dict[str, Any]]:

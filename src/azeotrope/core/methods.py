@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from azeotrope.core.access import Access
+from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.core.types import Paper, Trace
 
@@ -90,9 +91,14 @@ class TraceDefense(Defense):
 
 
 class Attack(Method):
-    """How a thief turns a release into a student."""
+    """How a thief turns a release into a student: what it must see (`needs`) and may spend (`budget`)."""
 
     needs: ClassVar[Access] = Access.TEXT
+
+    @property
+    def budget(self) -> Budget:
+        """What these settings spend beyond the release; nothing, unless an attack says otherwise."""
+        return Budget()
 
 
 def parse_method(cls: type[M], settings: Mapping[str, Any], where: str) -> M:

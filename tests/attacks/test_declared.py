@@ -1,0 +1,114 @@
+"""What an attack declares: its identity, its access and its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from azeotrope.attacks.base import AttackRun, Outcome, StudentAttack
+from azeotrope.cli import tracefile
+from azeotrope.cli.catalog import headings
+from azeotrope.cli.describe import budget, describe
+from azeotrope.cli.entry import call
+from azeotrope.core import plugins
+from azeotrope.core.access import Access
+from azeotrope.core.budget import Budget
+from azeotrope.core.methods import Attack
+from azeotrope.core.release import Release
+from azeotrope.core.seeds import fingerprint
+from azeotrope.models.lm import LM
+from tiny import toy_traces
+
+# Stored steps are found by these. One that changes makes every study pay for its students again: raise
+# `version` (and change the line here) only if the attack's numbers change.
+IDENTITIES = {
+    "answers_only": "328db080716882d7",
+    "clean_mix": "3246c21c955795e3",
+    "filtered_sft": "f1838e1e936cbbba",
+    "infill": "83ca55be251f72bf",
+    "paraphrase": "7fa8b97c706c608f",
+    "prefill": "dffad8aba42aa1c5",
+    "resampled_sft": "fe4bf7ffd4f0cd53",
+    "reweighted_sft": "efb5df9d60434878",
+    "self_generated": "13f9b0b41f1f8a4f",
+    "sft": "a44379d0a8cb7a49",
+    "strip_style": "f65d78b15e0d022e",
+    "trace_inversion": "12e2a79db6204ecd",
+}
+
+
+@pytest.mark.parametrize("kind", IDENTITIES)
+def test_identities_are_what_they_were(kind: str) -> None:
+    assert fingerprint(plugins.load("attacks", kind)().identity()) == IDENTITIES[kind]
+
+
+@pytest.mark.parametrize(
+    ("spent", "words", "billed"),
+    [
+        (Budget(), "asks nothing; trains on at most 1 trace per released trace", 0),
+        (Budget(queries=1.0), "asks 1 further query per released trace; trains on at most 1 trace", 10),
+        (Budget(queries=3, data=0.5), "asks 3 further queries per released trace; trains on at most 0.5", 30),
+        (Budget(leaks=0.25), "assumes 0.25 leaked traces per released trace", 2),
+        (Budget(queries=1, leaks=1), "assumes 1 leaked trace per released trace", 20),
+        (Budget(leaked=64), "assumes 64 leaked traces in all", 10),
+        (Budget(leaked=4), "assumes 4 leaked traces in all", 4),
+    ],
+)
+def test_a_budget_in_words_and_in_completions(spent: Budget, words: str, billed: int) -> None:
+    assert words in str(spent)
+    assert ("assumes" in str(spent)) == bool(spent.leaks or spent.leaked)
+    assert spent.billed(10) == billed
+    assert spent.billed(0) == 0
+
+
+def test_show_says_what_is_spent_by_default() -> None:
+    about = describe("attacks", "resampled_sft")
+    assert about["budget"] == {
+        "queries": 2, "data": 1.0, "leaks": 0.0, "leaked": 0,
+        "words": "asks 2 further queries per released trace; trains on at most 1 trace per released trace",
+    }  # fmt: skip
+    assert ("budget", f"{about['budget']['words']} (default settings)") in headings(about)
+
+    class Particular(Attack):
+        kind: ClassVar[str] = "particular"
+        target: str = Field()
+
+    assert budget(Particular) is None
+    assert "budget" not in dict(headings({**about, "budget": None}))
+
+
+class Logits(StudentAttack):
+    """Needs what no release exposes yet."""
+
+    kind: ClassVar[str] = "logits"
+    summary: ClassVar[str] = "match the teacher's distribution"
+    needs: ClassVar[Access] = Access.FULL_LOGITS
+
+    def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
+        release.view(self.needs, reader=f"The attack '{self.kind}'")
+        raise AssertionError("it saw what was not released")
+
+
+@pytest.mark.parametrize(("kind", "needs"), [("logits", None), ("sft", Access.TOPK_LOGPROBS)])
+def test_more_access_than_released_is_refused_on_the_command_line(
+    kind: str, needs: Access | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    known = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda group, name: Logits if name == "logits" else known(group, name))
+    if needs is not None:
+        monkeypatch.setattr(known("attacks", kind), "needs", needs)
+    release, out = tmp_path / "release.jsonl", tmp_path / "student"
+    tracefile.write(toy_traces(4), release)
+    arguments = ["attack", "--release", release, "--student", "embedded/student-gpt2-0", "--out", out, "--attack"]
+    assert call([*map(str, arguments), kind]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("azeotrope: ")]
+    wanted = "FULL_LOGITS" if needs is None else needs.name
+    assert said == [
+        f"azeotrope: The attack '{kind}' needs access {wanted}, but the release only exposes TEXT; "
+        "choose another attack or release more."
+    ]
+    assert not out.exists()
