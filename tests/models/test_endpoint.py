@@ -366,6 +366,49 @@ def test_the_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert parse_ref("https://h/v1#m").cache_file == tmp_path / "azeotrope" / "completions.sqlite"
 
 
+def test_two_that_ask_the_same_at_once_pay_once(serve: Serve, tmp_path: Path) -> None:
+    """As processes do, each has files of its own; locks tell open files apart, not processes."""
+
+    def answer(asked: Asked) -> Answer:
+        time.sleep(0.005)
+        return echo(asked)
+
+    served = serve(answer)
+    found = settings(served, tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda _: write(found, 10), range(4)))
+    assert all(one == told[0] for one in told)
+    assert len(served.asked) == 10
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_whoever_asks_for_something_else_does_not_wait(serve: Serve, tmp_path: Path) -> None:
+    together = Barrier(2, timeout=5)  # passes only if both have a request open
+
+    def answer(asked: Asked) -> Answer:
+        together.wait()
+        return echo(asked)
+
+    found = settings(serve(answer), tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(lambda n: write(found, max_new_tokens=n), (5, 6)))) == 2
+
+
+def test_who_waited_goes_on_where_the_other_stopped(serve: Serve, tmp_path: Path) -> None:
+    served = serve(lambda asked: echo(asked) if asked.index != 4 else Answer({"error": "no"}, 400))
+    found = settings(served, tmp_path, concurrency=1)
+
+    def attempt(_: int) -> int:
+        try:
+            return len(write(found, 10))
+        except RunError:
+            return 0
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(attempt, range(2))) == [0, 10]
+    assert len(served.asked) == 11
+
+
 # The cap
 
 
@@ -449,6 +492,24 @@ def test_a_failed_attempt_is_booked_as_far_as_it_may_be_billed(serve: Serve, tmp
     write(found, 1)
     worst = len("What is 0?") + 256 + 200
     assert Endpoint(found).spent() == pytest.approx((0 + 0 + worst + 10 + 60) / 1e6)
+
+
+def test_what_was_sent_and_what_may_be_is_told(serve: Serve, tmp_path: Path) -> None:
+    served = serve(lambda asked: echo(asked) if asked.index else Answer(status=0))
+    found = settings(served, tmp_path, max_cost=1, **PRICES)
+    endpoint, call = Endpoint(found), {"seed": 3, "max_new_tokens": 20}
+    bounds = endpoint.bounds(problems(3), WARM, **call)
+    worst = (len("What is 0?") + 256 + 20 * 10) / 1e6
+    assert list(bounds.values()) == pytest.approx([worst] * 3)
+    assert endpoint.stored(list(bounds)) == set()
+    assert not found.cache_file.exists()
+    endpoint.write(problems(2), WARM, **call)
+    assert endpoint.stored(list(bounds)) == set(list(bounds)[:2])
+    assert endpoint.ledger() == {"requests": 3, "spent": pytest.approx(2 * 60e-6 + worst)}
+    endpoint.write(problems(2), WARM, **call)
+    assert endpoint.ledger()["requests"] == 3, "what is in the cache is not sent"
+    assert endpoint.ledger()["spent"] == endpoint.spent()
+    assert Endpoint(found).ledger() == {"requests": 0, "spent": 0.0}
 
 
 # Failures

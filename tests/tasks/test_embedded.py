@@ -427,7 +427,7 @@ def test_what_refers_to_a_deleted_statement_dangles(task: EmbeddedTask) -> None:
     """Without the first statement, the next step starts from a value that nothing has led to."""
     checked = 0
     for problem, trace in written(task, grammar.Style(doubt=0, check=0, consolidate=0, plan=0), 40):
-        first, *rest = task.check_steps(problem, trace.text)
+        first = task.check_steps(problem, trace.text)[0]
         text = trace.text[: first.start] + " " + trace.text[first.end :].lstrip()
         start, reached = problem.meta["start"], task.walk_of(problem)[0].value
         named = {start, *(fact.value for fact in task.walk_of(problem)[1:])}

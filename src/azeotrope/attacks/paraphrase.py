@@ -70,6 +70,10 @@ class Paraphrase(AdaptiveSFT):
             found["writer"] = _settings(self.writer).identity()
         return {name: value for name, value in found.items() if name not in unused}
 
+    def told(self, name: str) -> str:
+        """See `Settings.told`: a writer without its options, of which most are money and patience."""
+        return _settings(self.writer).ref if name == "writer" and self.writer else super().told(name)
+
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Rewrite, and keep what still has the answer."""
         task = run.need_task(self.kind)

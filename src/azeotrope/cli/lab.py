@@ -27,6 +27,7 @@ from azeotrope.models.gradients import proxy_gradient
 from azeotrope.models.lm import check_pair, load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
+from azeotrope.models.teacher import open_teacher
 from azeotrope.study.config import Evaluation
 from azeotrope.study.measure import test_problems
 from azeotrope.study.service import release_traces
@@ -39,24 +40,26 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
                 resample: int = 0, out: Path) -> Found:  # fmt: skip
     """Sample `n` traces of the release split under a composition of defenses, and write them to `out`.
 
-    `resample` 0 is the sample of a study; any other number is an independent one of the same problems.
+    `teacher` is a model reference, or an endpoint's, which takes text defenses only. `resample` 0 is the sample of
+    a study; any other number is an independent one of the same problems.
     """
     tracefile.check_name(out)
     parsed = methods.parse("tasks", task)
     acting = [methods.parse("defenses", text) for text in defenses]
-    bench = Bench(load(teacher), parsed, Sampling(temperature=temperature), derive(seed, "bench", 0),
+    bench = Bench(open_teacher(teacher), parsed, Sampling(temperature=temperature), derive(seed, "bench", 0),
                   other_task=lambda kind: methods.parse("tasks", kind))  # fmt: skip
     problems = parsed.problems("release", n, derive(seed, "release", 0))
-    say(f"Sampling {n} traces from {teacher}.")
+    pipeline = assemble(acting, bench)
+    say(f"Sampling {n} traces from {bench.writer.ref}.")
     start = time.monotonic()
-    said, raw = release_traces(assemble(acting, bench), parsed, problems, bench.sampling, derive(seed, resample))
+    said, raw = release_traces(pipeline, parsed, problems, bench.sampling, derive(seed, resample))
     seconds = time.monotonic() - start
     tracefile.write(said, out)
     right = sum(score.correct for score in score_traces(parsed, problems, said))
     return {"out": str(out), "traces": n, "tokens": sum(trace.n_tokens for trace in raw),
             "seconds": round(seconds, 2), "finished": _share(sum(trace.finished for trace in said), n),
             "accuracy": _share(right, n), "defenses": [method.label for method in acting],
-            "notes": bench.notes}  # fmt: skip
+            "notes": bench.notes, **bench.writer.ledger()}  # fmt: skip
 
 
 def train_student(release: Path, attack: str, student: str, *, seed: int, out: Path) -> Found:
@@ -115,7 +118,7 @@ def evaluate(model: str, task: str, *, n: int, temperature: float, seed: int) ->
 def epsilon(teacher: str, proxy: str, task: str, *, n: int, seed: int) -> Found:
     """Err(ε) of finite differences against forward mode on the teacher's holdout traces, and the best ε."""
     parsed = methods.parse("tasks", task)
-    bench = Bench(teacher=load(teacher), task=parsed, sampling=Sampling(), seed=seed)
+    bench = Bench(teacher=open_teacher(teacher), task=parsed, sampling=Sampling(), seed=seed)
     lm = bench.model(proxy)
     check_pair(bench.teacher, lm)
     say(f"Comparing {len(LADDER)} steps with forward mode on {n} traces.")

@@ -10,6 +10,7 @@ import typer
 from azeotrope.cli.out import AsJson, emit, interval, show, table
 
 MODEL = "embedded/NAME, a local folder, or a Hugging Face name."
+TEACHER = "embedded/NAME, a local folder, a Hugging Face name, or an endpoint, https://host/v1#model."
 METHOD = "KIND[:NAME=VALUE,…]"
 Task = Annotated[str, typer.Option(metavar=METHOD, help="Task, e.g. lookup or lookup:max_steps=2 (or JSON).")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of problems and sampling.")]
@@ -17,7 +18,7 @@ Temperature = Annotated[float, typer.Option(min=0.0, metavar="T", help="Sampling
 
 
 def traces(
-    teacher: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
+    teacher: Annotated[str, typer.Option(metavar="MODEL", help=TEACHER)],
     task: Task,
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: .parquet or .jsonl.")],
     n: Annotated[int, typer.Option(min=1, metavar="N", help="Number of traces.")] = 100,

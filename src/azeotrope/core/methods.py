@@ -40,6 +40,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def told(self, name: str) -> str:
+        """How labels write the value of the setting `name`."""
+        return _short(getattr(self, name))
+
 
 class Method(Settings):
     """A published method or a control. Hyper-parameters are fields; data and models are call arguments."""
@@ -154,7 +158,8 @@ def differing(settings: BaseModel, *, always: str = "", never: str = "") -> list
     The field `always` comes first whatever its value; `never` is left out.
     """
     fields = type(settings).model_fields
-    shown = [f"{always}={_short(getattr(settings, always))}"] if always else []
+    told = settings.told if isinstance(settings, Settings) else lambda name: _short(getattr(settings, name))
+    shown = [f"{always}={told(always)}"] if always else []
     for name, value in settings:
         default = fields[name].get_default(call_default_factory=True)
         if name in (always, never) or value == default:
@@ -162,7 +167,7 @@ def differing(settings: BaseModel, *, always: str = "", never: str = "") -> list
         if isinstance(value, BaseModel):
             shown += [f"{name}.{part}" for part in differing(value) if part not in differing(default)]
         else:
-            shown.append(f"{name}={_short(value)}")
+            shown.append(f"{name}={told(name)}")
     return shown
 
 

@@ -4,37 +4,49 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Defense, Stage, TraceDefense
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
-from azeotrope.core.types import Trace
+from azeotrope.core.types import Problem, Trace
 from azeotrope.models.decode import LogitRule
 from azeotrope.models.lm import LM, load
-from azeotrope.models.sample import generate
+from azeotrope.models.teacher import LocalTeacher, Teacher, check_defenses
 from azeotrope.tasks.base import Task
 
 
-@dataclass
 class Bench:
     """The defender's workplace: the teacher on a task, other models by reference, holdout traces.
 
-    `notes` collects what a defense measured while it was being set up (cosines, scales), for the record.
+    `writer` is the teacher as what writes traces, wherever it runs. `notes` collects what a defense measured
+    while it was being set up (cosines, scales), for the record; `memory` is what defenses keep between arms
+    (gradients).
     """
 
-    teacher: LM
-    task: Task
-    sampling: Sampling
-    seed: int = 0
-    load: Callable[[str], LM] = load
-    other_task: Callable[[str], Task] | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)  # what defenses keep between arms (gradients)
-    _models: dict[str, LM] = field(default_factory=dict)
-    _traces: dict[tuple[str, str], list[Trace]] = field(default_factory=dict)
+    def __init__(
+        self,
+        teacher: LM | Teacher,
+        task: Task,
+        sampling: Sampling,
+        seed: int = 0,
+        load: Callable[[str], LM] = load,
+        other_task: Callable[[str], Task] | None = None,
+    ) -> None:
+        self.writer: Teacher = LocalTeacher(teacher) if isinstance(teacher, LM) else teacher
+        self.task, self.sampling, self.seed = task, sampling, seed
+        self.load, self.other_task = load, other_task
+        self.notes: dict[str, Any] = {}
+        self.memory: dict[str, Any] = {}
+        self._models: dict[str, LM] = {}
+        self._traces: dict[tuple[str, str], list[Trace]] = {}
+
+    @property
+    def teacher(self) -> LM:
+        """The teacher's weights. Raises ConfigError if it is behind an endpoint."""
+        return self.writer.weights()
 
     def model(self, ref: str) -> LM:
         """Load a model once."""
@@ -58,14 +70,19 @@ class Bench:
         chosen = self.task_named(task)
         found = self._traces.setdefault((source, chosen.kind), [])
         if len(found) < n:  # problems are nested and seeds are per row: only the missing ones are made
-            problems = chosen.problems("holdout", n, derive(self.seed, "holdout"))[len(found) :]
+            problems, seed = self.holdout_problems(n, task)
             if source == "gold":
-                found += chosen.gold_traces(problems, self.seed)
+                found += chosen.gold_traces(problems[len(found) :], self.seed)
             else:
-                found += generate(self.teacher, problems, chosen, self.sampling, seed=derive(self.seed, "ho"))
+                found += self.writer.write(problems[len(found) :], chosen, self.sampling, seed=seed)
         if not found:
             raise ConfigError(f"The task '{chosen.kind}' has no gold traces; use `source: teacher` with a proxy.")
         return found[:n]
+
+    def holdout_problems(self, n: int, task: str | None = None) -> tuple[list[Problem], int]:
+        """The problems of `n` holdout traces, and the seed with which the teacher answers them."""
+        problems = self.task_named(task).problems("holdout", n, derive(self.seed, "holdout"))
+        return problems, derive(self.seed, "ho")
 
 
 class LogitDefense(Defense):
@@ -86,18 +103,24 @@ class LogitDefense(Defense):
 class Pipeline:
     """A composition ready to run: the (possibly edited) teacher, logit rules, then text defenses."""
 
-    teacher: LM
+    writer: Teacher
     rules: tuple[LogitRule, ...]
     text: tuple[TraceDefense, ...]
+
+    @property
+    def teacher(self) -> LM:
+        """The teacher's weights. Raises ConfigError if it is behind an endpoint."""
+        return self.writer.weights()
 
 
 def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
     """Sort a composition into stages and bind it; strength 0 is dropped: it is the identity.
 
-    Raises ConfigError for a stage that this assembly does not serve, and for two merged edits: each would
-    be an edit of the original teacher, and the second would undo the first.
+    Raises ConfigError for a stage that this assembly or the teacher does not serve, and for two merged edits:
+    each would be an edit of the original teacher, and the second would undo the first.
     """
-    teacher = bench.teacher
+    check_defenses(bench.writer.ref, defenses)
+    writer = bench.writer
     rules: list[LogitRule] = []
     text: list[TraceDefense] = []
     for defense in defenses:
@@ -106,11 +129,11 @@ def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
         if isinstance(defense, LogitDefense):
             merged = defense.merge(bench)
             if merged is not None:
-                if teacher is not bench.teacher:
+                if writer is not bench.writer:
                     raise ConfigError(
                         f"Only one defense can be merged; set merged: false on the second ('{defense.kind}')."
                     )
-                teacher = merged
+                writer = LocalTeacher(merged)
             else:
                 rules.append(defense.bind(bench))
         elif isinstance(defense, TraceDefense):
@@ -119,4 +142,4 @@ def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
             raise ConfigError(
                 f"The defense '{defense.kind}' acts at stage '{defense.stage}', which is not supported here."
             )
-    return Pipeline(teacher, tuple(rules), tuple(text))
+    return Pipeline(writer, tuple(rules), tuple(text))

@@ -31,6 +31,34 @@ class Observation:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What conduct asks: rewordings (with the problems they reword), restricted requests in two wordings, longer
+    problems."""
+
+    rewordings: list[tuple[Problem, Problem]]
+    restricted: list[Problem]
+    again: list[Problem]
+    longer: list[Problem]
+
+    @property
+    def all(self) -> list[Problem]:
+        """All of them, in the order in which they are asked."""
+        return [*(other for _, other in self.rewordings), *self.restricted, *self.again, *self.longer]
+
+
+def questions(task: Task, tests: Sequence[Problem], n: int, seed: int) -> Questions:
+    """The questions of `conduct`; empty parts where the task has none."""
+    reworded = [(problem, task.perturbed(problem, seed)) for problem in tests[:n]]
+    restricted = task.restricted_problems(n, seed)
+    return Questions(
+        rewordings=[(problem, other) for problem, other in reworded if other is not None],
+        restricted=restricted,
+        again=[task.perturbed(p, seed) or p for p in restricted],
+        longer=task.beyond(n, seed),
+    )
+
+
 def conduct(
     task: Task, answer: Answer, tests: Sequence[Problem], answered: Sequence[Trace], n: int, seed: int
 ) -> list[Observation]:
@@ -41,17 +69,13 @@ def conduct(
     not a stable one). horizon_accuracy: accuracy on problems longer than any of the release. `answered` are the
     replies to `tests`.
     """
-    first = list(zip(tests, answered, strict=True))[:n]
-    reworded = [(p, trace, task.perturbed(p, seed)) for p, trace in first]
-    pairs = [(p, trace, other) for p, trace, other in reworded if other is not None]
-    restricted = task.restricted_problems(n, seed)
-    again = [task.perturbed(p, seed) or p for p in restricted]
-    longer = task.beyond(n, seed)
-    asked = [*(other for _, _, other in pairs), *restricted, *again, *longer]
-    said = iter(answer(asked) if asked else [])
+    asked = questions(task, tests, n, seed)
+    restricted, again, longer = asked.restricted, asked.again, asked.longer
+    said = iter(answer(asked.all) if asked.all else [])
+    first = {p.id: trace for p, trace in zip(tests, answered, strict=True)}
     found = []
-    for problem, trace, other in pairs:
-        before = task.grade(problem, trace.text).answer
+    for problem, other in asked.rewordings:
+        before = task.grade(problem, first[problem.id].text).answer
         same = before is not None and before == task.grade(other, next(said).text).answer
         found.append(Observation(STABILITY, problem.id, float(same)))
     once = [task.grade(p, next(said).text).refused for p in restricted]

@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 from azeotrope.core.errors import ConfigError, MissingError, RunError
@@ -36,6 +37,7 @@ class Endpoint:
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
+        self._requests, self._spent, self._lock = 0, 0, Lock()
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
         if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
             raise ConfigError(
@@ -63,29 +65,57 @@ class Endpoint:
         used; MissingError if no HTTP client is installed.
         """
         jobs = [self._job(problem, sampling, seed, max_new_tokens, prefix) for problem in problems]
-        with Cache(self.settings.cache_file, self.settings.url, self.settings.model) as cache:
-            replies = cache.find([job.key for job in jobs])
-            missing = {job.key: job for job in jobs if job.key not in replies}
-            if progress is not None and len(missing) < len(jobs):
-                progress(sum(job.key in replies for job in jobs))
-            if missing:
-                self._fetch(cache, jobs, list(missing.values()), replies, progress)
+        keys = [job.key for job in jobs]
+        with self._cache() as cache:
+            replies = cache.find(keys)
+            if len(replies) < len(set(keys)):
+                with cache.alone(keys):  # another process may have asked for the same meanwhile
+                    replies = cache.find(keys)
+                    self._fetch(cache, jobs, replies, progress)
+            elif progress is not None and jobs:
+                progress(len(jobs))
         return [self._trace(job, replies[job.key], prefix) for job in jobs]
+
+    def bounds(
+        self, problems: Sequence[Problem], sampling: Sampling, *, seed: int, max_new_tokens: int, prefix: str = ""
+    ) -> dict[str, float]:
+        """The requests that `write` would need, by their key, and the most that each can cost (currency units)."""
+        jobs = [self._job(problem, sampling, seed, max_new_tokens, prefix) for problem in problems]
+        return {job.key: job.cost(self.settings) / NANO for job in jobs}
+
+    def stored(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` have been answered. Makes no cache file where there is none."""
+        if not self.settings.cache_file.exists():
+            return set()
+        with self._cache() as cache:
+            return set(cache.find(keys))
 
     def spent(self) -> float:
         """What this and earlier runs spent on this model through this cache, in currency units."""
-        with Cache(self.settings.cache_file, self.settings.url, self.settings.model) as cache:
+        with self._cache() as cache:
             return cache.account().spent / NANO
+
+    def ledger(self) -> dict[str, float]:
+        """What this object sent: `requests`, retried ones included, and `spent` on them in currency units."""
+        with self._lock:
+            return {"requests": self._requests, "spent": self._spent / NANO}
+
+    def _cache(self) -> Cache:
+        return Cache(self.settings.cache_file, self.settings.url, self.settings.model)
 
     def _fetch(
         self,
         cache: Cache,
         jobs: Sequence[Job],
-        missing: Sequence[Job],
         replies: dict[str, Reply],
         progress: Callable[[int], None] | None,
     ) -> None:
-        """Ask for what is missing and add it to `replies`."""
+        """Ask for what is missing in `replies` and add it."""
+        missing = {job.key: job for job in jobs if job.key not in replies}
+        if progress is not None and replies:
+            progress(sum(job.key in replies for job in jobs))
+        if not missing:
+            return
         try:
             from azeotrope.models.endpoint_http import Wire
             from azeotrope.models.endpoint_queue import HaltError, Queue
@@ -104,7 +134,13 @@ class Endpoint:
 
         try:
             with Wire(self.settings, self._key) as wire:
-                Queue(self.settings, cache, wire).work(missing, received)
+                queue = Queue(self.settings, cache, wire)
+                try:
+                    queue.work(list(missing.values()), received)
+                finally:
+                    with self._lock:
+                        self._requests += queue.sent
+                        self._spent += queue.spent
         except HaltError as halt:
             done = sum(job.key in replies for job in jobs)
             raise RunError(

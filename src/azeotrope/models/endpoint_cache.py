@@ -7,10 +7,11 @@ whole billionths of a currency unit.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from azeotrope.core.errors import RunError
+from azeotrope.core.seeds import fingerprint
 from azeotrope.core.types import Problem
 from azeotrope.models.endpoint_settings import EndpointSettings
 
@@ -115,6 +117,24 @@ class Cache:
                 found.update((row[0], Reply(*row[1:])) for row in rows)
         return found
 
+    @contextmanager
+    def alone(self, keys: Sequence[str]) -> Iterator[None]:
+        """Wait while another thread or process asks for the very same completions, so that none is paid twice.
+
+        The operating system lets go of what a killed process held. Where it has no such locks (Windows), nothing
+        is waited for.
+        """
+        lock = self.path.with_name(f"{self.path.name}.{fingerprint(sorted(keys), 16)}.lock")
+        with self._speaking():  # what waits here waits for others: this object is used by one thread so far
+            handle = _locked(lock)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                with suppress(OSError):
+                    lock.unlink()  # still ours: whoever waits for it looks again
+                os.close(handle)
+
     def account(self) -> Account:
         """What was spent so far, requests under way included at their worst case."""
         with self._speaking():
@@ -201,3 +221,23 @@ class Cache:
                     f"The completion cache '{self.path}' is damaged ({error}); move it away to start a new one, "
                     "which will know neither the completions nor what they cost."
                 ) from None
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor of `path`, held by nobody else. None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - Windows
+        return None
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except FileNotFoundError:  # removed by its last holder, as it may also be replaced by the next one
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)

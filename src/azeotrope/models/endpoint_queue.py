@@ -38,10 +38,14 @@ class _Bill:
 
 
 class Queue:
-    """Works through jobs; whatever is received is in the cache before anything else happens."""
+    """Works through jobs; whatever is received is in the cache before anything else happens.
+
+    `sent` counts requests, `spent` what they cost or may have cost, in billionths.
+    """
 
     def __init__(self, settings: EndpointSettings, cache: Cache, wire: Wire) -> None:
         self.settings, self.cache, self.wire = settings, cache, wire
+        self.sent = self.spent = 0
         self._under_way = 0
         self._changed, self._stop = Condition(), Event()
 
@@ -114,6 +118,7 @@ class Queue:
                 self.cache.settle(bill.cost - worst, job.key, bill.reply)
             finally:
                 with self._changed:
+                    self.spent += bill.cost
                     self._under_way -= 1
                     self._changed.notify_all()
 
@@ -124,6 +129,7 @@ class Queue:
             while not self._stop.is_set():
                 barrier = self.cache.book(worst, cap, self.settings.max_requests)
                 if barrier is None:
+                    self.sent += 1
                     self._under_way += 1
                     return
                 if barrier == "max_requests" or not self._under_way:

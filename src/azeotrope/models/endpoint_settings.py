@@ -110,6 +110,14 @@ def is_endpoint(ref: str) -> bool:
     return ref[:8].lower().startswith(("http://", "https://"))
 
 
+def identity_of(ref: str) -> str | dict[str, Any]:
+    """What stands for a model in the identity of a step: its reference, or what changes an endpoint's text.
+
+    Raises ConfigError as `parse_ref` does.
+    """
+    return parse_ref(ref).identity() if is_endpoint(ref) else ref
+
+
 def parse_ref(ref: str, **defaults: Any) -> EndpointSettings:
     """Read ``https://host/v1#model`` or ``https://host/v1#model?max_cost=5&price_out=0.6``.
 

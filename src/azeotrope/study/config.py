@@ -74,7 +74,7 @@ class Study(Settings):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    teacher: str = Field(min_length=1, description="model reference")
+    teacher: str = Field(min_length=1, description="model or endpoint reference")
     tasks: tuple[dict[str, Any], ...] = Field(min_length=1)
     release: ReleaseSettings = ReleaseSettings()
     defenses: tuple[dict[str, Any], ...] = ()

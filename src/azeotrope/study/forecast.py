@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
+from azeotrope.models.endpoint_settings import is_endpoint
 from azeotrope.study.plan import Plan, Step
-from azeotrope.study.specs import STAGES
+from azeotrope.study.specs import STAGES, Spec
 from azeotrope.study.store import Store
 
 
@@ -35,6 +37,8 @@ class Forecast:
 
     `seconds` per line is worker time, `wall_seconds` the total divided by the number of workers. `measured`
     names the stages whose estimate is scaled by the timings of stored steps; the others are heuristics.
+    `requests` is how many a teacher behind an endpoint would still be sent, `cost` the most they can cost
+    (currency units; None without prices), and `asking` says both.
     """
 
     name: str
@@ -46,6 +50,9 @@ class Forecast:
     wall_seconds: float
     workers: int
     measured: tuple[str, ...]
+    requests: int = 0
+    cost: float | None = None
+    asking: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for `--json`."""
@@ -77,12 +84,13 @@ class Forecast:
 
     @property
     def summary(self) -> str:
-        """One sentence: steps, cells, tokens and time."""
+        """One sentence: steps, cells, tokens and time; with an endpoint, another one about requests."""
         basis = f"the timings of stored {', '.join(self.measured)} steps" if self.measured else "heuristics"
-        return (
+        told = (
             f"{self.steps} steps ({self.cached} stored), {self.cells} cells, {self.tokens:,} tokens "
             f"to do, about {duration(self.wall_seconds)} on {max(1, self.workers)} worker(s) by {basis}."
         )
+        return f"{told} {self.asking}".strip()
 
 
 def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
@@ -91,9 +99,10 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
     groups: dict[tuple[str, ...], list[Step]] = {}
     for step in plan.steps:
         groups.setdefault((step.stage, step.task, step.arm, step.attack, step.student), []).append(step)
-    lines = []
+    lines, missing = [], []
     for (stage, task, arm, attack, student), steps in groups.items():
         todo = [step for step in steps if not store.done(step.stage, step.id)]
+        missing += [step.spec for step in todo]
         lines.append(
             Line(
                 stage=stage,
@@ -118,7 +127,18 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
         workers=workers,
         wall_seconds=sum(line.seconds for line in lines) / max(1, workers),
         measured=tuple(stage for stage in STAGES if rates[stage]),
+        **_asking(plan, missing),
     )
+
+
+def _asking(plan: Plan, specs: Sequence[Spec]) -> dict[str, Any]:
+    """What the steps to do would ask of a teacher behind an endpoint."""
+    if not is_endpoint(plan.study.teacher):
+        return {}
+    from azeotrope.study.asking import quote  # imports torch
+
+    found = quote(plan.study.teacher, specs)
+    return {"requests": found.requests, "cost": found.cost, "asking": found.sentence}
 
 
 def stage_rate(store: Store, stage: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,6 @@ def measure_students(
         write_parquet(pl.DataFrame(metrics), out / "metrics.parquet")
     _write_measures(measures, out)
     return sum(int(s["n_tokens"]) for s in samples)
-
-
-def counted(traces: Sequence[Trace], lm: LM) -> list[Trace]:
-    """Give rewritten traces, whose length is unknown, their number of tokens."""
-    return [
-        replace(trace, n_tokens=len(lm.encode(trace.text))) if trace.text and not trace.n_tokens else trace
-        for trace in traces
-    ]
 
 
 def _greedy(lm: LM, task: Task, limit: int) -> Answer:

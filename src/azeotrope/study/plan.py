@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azeotrope.core.seeds import fingerprint
+from azeotrope.models.endpoint_settings import identity_of
 from azeotrope.study.arms import Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
 from azeotrope.study.specs import (
@@ -111,7 +112,7 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
         evaluation=study.evaluation,
     )
     identity = {
-        "teacher": spec.teacher,
+        "teacher": identity_of(spec.teacher),
         "task": task.identity,
         "arm": list(arm.identity),
         "n": spec.n,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from azeotrope.attacks.base import Service
+from azeotrope.attacks.base import Service, StudentAttack
 from azeotrope.core import plugins
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Defense, parse_method
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import Bench, Pipeline, assemble
 from azeotrope.models.lm import LM, load
-from azeotrope.models.sample import generate
+from azeotrope.models.teacher import open_teacher, since
 from azeotrope.study.specs import Json, ReleaseSpec
 from azeotrope.tasks.base import Task
 from azeotrope.text.rows import apply
@@ -26,6 +27,7 @@ class DefendedService(Service):
     def __init__(self, spec: ReleaseSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.ledger: dict[str, float] = {}  # what was sent to an endpoint for it, see `Teacher.ledger`
         self._pipeline: Pipeline | None = None
 
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
@@ -34,20 +36,24 @@ class DefendedService(Service):
         if self._pipeline is None:
             self._pipeline = assemble(make_defenses(self.spec.arm), bench)
         pipeline, sampling = self._pipeline, self.spec.sampling
+        before = bench.writer.ledger()
         released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
-        self._bill(raw)
-        return released
+        self._bill(raw, since(before, bench.writer.ledger()))
+        return bench.writer.counted(released)
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         """See `Service.leak`."""
         bench = bench_of(self.spec)
-        traces = generate(bench.teacher, problems, bench.task, self.spec.sampling, seed=seed)
-        self._bill(traces)
-        return traces
+        before = bench.writer.ledger()
+        traces = bench.writer.write(problems, bench.task, self.spec.sampling, seed=seed)
+        self._bill(traces, since(before, bench.writer.ledger()))
+        return bench.writer.counted(traces)
 
-    def _bill(self, traces: Sequence[Trace]) -> None:
+    def _bill(self, traces: Sequence[Trace], sent: Mapping[str, float]) -> None:
         self.queries += len(traces)
         self.tokens += sum(trace.n_tokens for trace in traces)
+        for name, amount in sent.items():
+            self.ledger[name] = self.ledger.get(name, 0) + amount
 
 
 def bench_of(spec: ReleaseSpec) -> Bench:
@@ -79,10 +85,19 @@ def make_defenses(arm: Sequence[Json]) -> list[Defense]:
     return out
 
 
+def make_attack(settings: Json) -> StudentAttack:
+    """Build an attack from its settings (with `kind`). Raises ConfigError."""
+    values = dict(settings)
+    attack = parse_method(plugins.load("attacks", values.pop("kind")), values, "attack")
+    if not isinstance(attack, StudentAttack):
+        raise ConfigError(f"The attack '{attack.kind}' does not train students.")
+    return attack
+
+
 def make_bench(teacher: str, task: Task, sampling: Sampling, seed: int) -> Bench:
     """A fresh bench on a teacher and a task; other tasks are known with their default settings."""
     return Bench(
-        teacher=model(teacher),
+        teacher=open_teacher(teacher, model),
         task=task,
         sampling=sampling,
         seed=seed,
@@ -115,8 +130,7 @@ def release_traces(
     raw: list[Trace] = []
     for part, recorded in ((head, True), (tail, False)):
         if part:
-            raw += generate(
-                pipeline.teacher,
+            raw += pipeline.writer.write(
                 part,
                 task,
                 sampling,

@@ -27,7 +27,8 @@ class ReleaseSpec:
 
     `arm` holds the defenses in the order in which they act; empty means undefended. `draw` numbers the
     independent data draws; derive every random stream from (`seed`, a name, `draw`), not from the arm, so
-    that arms see the same problems and, where possible, the same random numbers.
+    that arms see the same problems and, where possible, the same random numbers. A `teacher` that is an
+    endpoint carries options, such as a cap, that change no output.
     """
 
     teacher: str

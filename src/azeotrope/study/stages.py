@@ -11,22 +11,24 @@ from typing import Any
 
 import polars as pl
 
-from azeotrope.attacks.base import AttackRun, StudentAttack
-from azeotrope.core import plugins
+from azeotrope.attacks.base import AttackRun
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
-from azeotrope.core.methods import parse_method
 from azeotrope.core.release import Release
 from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import assemble
-from azeotrope.models.lm import LM, family_members, load, revision
+from azeotrope.models.endpoint import is_endpoint, parse_ref
+from azeotrope.models.lm import family_members, load, revision
 from azeotrope.models.scoring import checking
+from azeotrope.models.teacher import Teacher, check_defenses, since
+from azeotrope.study.asking import HOLDOUT_TRACES, questionnaire
 from azeotrope.study.detectability import detect
-from azeotrope.study.measure import counted, measure_students, measure_teacher, reader_of, test_problems
+from azeotrope.study.measure import measure_students, measure_teacher, reader_of
 from azeotrope.study.service import (
     DefendedService,
     bench_of,
+    make_attack,
     make_defenses,
     make_task,
     model,
@@ -49,8 +51,6 @@ from azeotrope.study.specs import (
 from azeotrope.study.store import read_parquet, write_json, write_parquet
 
 VERSION = 3
-HOLDOUT_TRACES = 48  # clean traces for holdout curves and the style measure
-RESAMPLED = 500  # problems of a release that the undefended teacher answers once more
 
 
 class ModelStages:
@@ -64,7 +64,9 @@ class ModelStages:
             return {}
         found = {"task": _data_hash(fingerprint(spec.task), _frozen(spec.task))}
         if isinstance(spec, ReleaseSpec):
-            found[spec.teacher] = _revision(spec.teacher)
+            check_defenses(spec.teacher, make_defenses(spec.arm))
+            if not is_endpoint(spec.teacher):  # nobody outside can tell which weights answer
+                found[spec.teacher] = _revision(spec.teacher)
             for settings in spec.arm:
                 if "proxy" in settings and settings.get("backend") != "self":
                     found[settings["proxy"]] = _revision(settings["proxy"])
@@ -86,7 +88,9 @@ class ModelStages:
         if isinstance(spec, ReleaseSpec):
             defended = 3.0 if any(s["kind"] in ("ads", "permutation") for s in spec.arm) else 1.0
             amount = spec.n * tokens + test
-            return {"seconds": 3.0 + defended * amount / 20_000, "tokens": amount}
+            asked = is_endpoint(spec.teacher) and not spec.arm  # the other arms read what it was answered
+            speed = 40 * parse_ref(spec.teacher).concurrency if asked else 20_000
+            return {"seconds": 3.0 + defended * amount / speed, "tokens": amount}
         if isinstance(spec, AttackSpec):
             amount = spec.bases * (500 * 5 * tokens + test)
             return {"seconds": 2.0 + amount / 15_000, "tokens": amount}
@@ -97,34 +101,35 @@ class ModelStages:
         started = time.perf_counter()
         bench = bench_of(spec)
         bench.notes = {}
-        task = bench.task
+        task, teacher, before = bench.task, bench.writer, bench.writer.ledger()
         pipeline = assemble(make_defenses(spec.arm), bench)
-        problems = release_problems(spec, task)
-        traces, moved = release_traces(pipeline, task, problems, spec.sampling, derive(spec.seed, spec.draw))
-        tests = test_problems(task, spec.seed, spec.evaluation)
-        seed = derive(spec.seed, "test", spec.draw)
-        shown, raw = release_traces(pipeline, task, tests, spec.sampling, seed, record=spec.evaluation.diffs)
+        ask = questionnaire(spec, bench)
+        tests = ask.tests
+        traces, moved = release_traces(pipeline, task, ask.release.problems, spec.sampling, ask.release.seed)
+        shown, raw = release_traces(
+            pipeline, task, tests.problems, spec.sampling, tests.seed, record=spec.evaluation.diffs
+        )
         clean = bench.holdout(HOLDOUT_TRACES, "teacher")
         seconds = time.perf_counter() - started
-        _write_traces(out / "traces.parquet", counted(traces, bench.teacher))
-        _write_traces(out / "holdout.parquet", clean)
-        if not spec.arm:  # the control of every detector: the same problems asked once more
-            again = release_traces(pipeline, task, problems[:RESAMPLED], spec.sampling, derive(seed, "again"))[0]
-            _write_traces(out / "resample.parquet", again)
+        _write_traces(out / "traces.parquet", teacher.counted(traces))
+        _write_traces(out / "holdout.parquet", teacher.counted(clean))
+        if ask.again.problems:
+            again = release_traces(pipeline, task, ask.again.problems, spec.sampling, ask.again.seed)[0]
+            _write_traces(out / "resample.parquet", teacher.counted(again))
         reader = reader_of(spec.teacher, spec.evaluation)
         scores = measure_teacher(
             task,
-            tests,
-            counted(shown, bench.teacher),
-            lambda asked: release_traces(pipeline, task, asked, spec.sampling, derive(seed, "conduct"))[0],
+            tests.problems,
+            teacher.counted(shown),
+            lambda asked: release_traces(pipeline, task, asked, spec.sampling, ask.conduct)[0],
             reader=None if reader is None else model(reader),
             evaluation=spec.evaluation,
             seed=spec.seed,
             out=out,
         )
-        write_json(out / "diffs.json", _diffs(tests, shown, raw, scores, bench.teacher, spec.evaluation.diffs))
+        write_json(out / "diffs.json", _diffs(tests.problems, shown, raw, scores, teacher, spec.evaluation.diffs))
         decoded = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *raw])
-        found = checking(task, tests, raw)
+        found = checking(task, tests.problems, raw)
         corrections = {
             "after_wrong": found.after_wrong,
             "wrong_statements": found.wrong,
@@ -132,7 +137,7 @@ class ModelStages:
             "right_statements": found.right,
         }
         notes = {**bench.notes, "corrections": corrections}
-        write_json(out / "info.json", {"seconds": seconds, "tokens": decoded, **notes})
+        write_json(out / "info.json", {"seconds": seconds, "tokens": decoded, **notes, **_told(teacher, before)})
 
     def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
         """Train every base of a family on the release and measure the students."""
@@ -164,6 +169,7 @@ class ModelStages:
             "queries": outcome.queries,
             "query_tokens": outcome.query_tokens,
             "own_tokens": outcome.own_tokens,
+            **service.ledger,
             **outcome.notes,
         }
         write_json(out / "info.json", info)
@@ -181,16 +187,6 @@ class ModelStages:
         started = time.perf_counter()
         notes = detect(spec, release_dir, clean_dir, out)
         write_json(out / "info.json", {"seconds": time.perf_counter() - started, "tokens": 0, "notes": notes})
-
-
-def make_attack(settings: Json) -> StudentAttack:
-    """Build an attack from its settings (with `kind`). Raises ConfigError."""
-    values = dict(settings)
-    cls = plugins.load("attacks", values.pop("kind"))
-    attack = parse_method(cls, values, "attack")
-    if not isinstance(attack, StudentAttack):
-        raise ConfigError(f"The attack '{attack.kind}' does not train students.")
-    return attack
 
 
 def students_of(family: str, bases: int) -> list[str]:
@@ -213,14 +209,14 @@ def _diffs(
     released: Sequence[Trace],
     raw: Sequence[Trace],
     scores: Sequence[Any],
-    lm: LM,
+    teacher: Teacher,
     n: int,
 ) -> list[Json]:
     rows: list[Json] = []
     for problem, trace, before, score in list(zip(problems, released, raw, scores, strict=True))[:n]:
         tokens = None
         if before.moved is not None and before.token_ids is not None:
-            pieces = [lm.decode([token]) for token in before.token_ids]
+            pieces = [teacher.weights().decode([token]) for token in before.token_ids]
             tokens = [
                 {"text": text, "moved": round(moved, 5)}
                 for text, moved in zip(pieces, before.moved, strict=True)
@@ -239,6 +235,12 @@ def _diffs(
             }
         )
     return rows
+
+
+def _told(teacher: Teacher, before: Mapping[str, float]) -> Json:
+    """What a release's info says of a teacher behind an endpoint: what was sent and spent since `before`."""
+    notes = {"notes": list(teacher.notes)} if teacher.notes else {}
+    return {**since(before, teacher.ledger()), **notes}
 
 
 def _write_traces(path: Path, traces: Sequence[Trace]) -> None:
