@@ -14,7 +14,7 @@ from azeotrope.study.matrix import matrix_table
 from azeotrope.study.plan import Plan, make_plan
 from azeotrope.study.run import run
 from azeotrope.study.specs import DETECT
-from azeotrope.study.tables import Students, TaskData
+from azeotrope.study.tables import Students, TaskData, _measures
 from azeotrope.study.utility import utility_table
 
 BASES, DRAWS, P = 3, 2, 40
@@ -122,3 +122,14 @@ def test_other_detectors_repeat_no_release(tmp_path: Path) -> None:
     after = make_plan(fakes.study(detectors=[{"kind": "eye", "sharpness": 2.0}]), fakes.FakeStages())
     same = {step.id for step in before.steps} & {step.id for step in after.steps}
     assert same == {step.id for step in before.steps if step.stage != DETECT}
+
+
+def test_measures_come_in_one_order(tmp_path: Path) -> None:
+    """However the rows of a step are stored: the tables of two runs of a study are the same, byte for byte."""
+    rows = [{"base": b, "metric": m, "item": i, "value": 1.0} for m in "cabed" for i in "yx" for b in (1, 0)]
+    orders = []
+    for seed in range(5):
+        path = tmp_path / f"{seed}.parquet"
+        pl.DataFrame(rows).sample(fraction=1.0, shuffle=True, seed=seed).write_parquet(path)
+        orders.append(list(_measures(path, 2)))
+    assert orders == [list("abcde")] * 5

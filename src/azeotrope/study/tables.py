@@ -203,7 +203,7 @@ def _measures(path: Path, bases: int) -> dict[str, Floats]:
     if not path.exists():
         return {}
     found = {}
-    for (metric,), rows in read_parquet(path).group_by("metric"):
+    for (metric,), rows in read_parquet(path).sort("metric").group_by("metric", maintain_order=True):
         items = sorted(rows["item"].unique().to_list())
         found[str(metric)] = _matrix(rows.rename({"item": "problem_id"}), "value", items, bases, path)
     return found
