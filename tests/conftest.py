@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 R1 = "r1_distill_cots_300.jsonl"
 ANCHOR = "thought_anchor_base_qwen14b.jsonl"
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_data_dir() -> Path | None:
