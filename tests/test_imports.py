@@ -32,6 +32,15 @@ TORCH_FREE = (
     "defenses.answer_only",
     "defenses.hide_reasoning",
     "cli.datafile",
+    "models.endpoint",
+    "study.recommend",
+    "study.recommend_policy",
+    "study.recommend_tables",
+    "study.recommend_words",
+    "study.claims",
+    "study.claim_rules",
+    "study.verdicts",
+    "study.vocabulary",
 )
 
 
