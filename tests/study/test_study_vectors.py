@@ -90,6 +90,17 @@ def test_a_teacher_without_governance_has_none_to_give(plan: Plan) -> None:
     assert rows["gap"].null_count() == len(rows)
 
 
+def test_a_student_that_never_refuses_has_an_interval_all_the_same(plan: Plan) -> None:
+    """0 of 7 restricted requests is not certainty."""
+    tasks = measured(plan, teacher_accuracy=(1.0, 0.9), teacher_refusal_consistency=(0.9, 0.9))
+    for arm in ("none", plan.expansion.arms[1].label):
+        tasks["facts"].students[arm, "sft", "embedded/student"] = students(0.8, 0.0)
+    none, _ = governance_table(plan, tasks).iter_rows(named=True)
+    assert none["transfer"] == pytest.approx(-0.125)
+    assert none["transfer_low"] == pytest.approx(-0.125)
+    assert none["transfer_high"] > 0.2
+
+
 def test_shares_are_nan_without_an_excess() -> None:
     found = shares(np.array([0.5, 0.5]), np.array([0.2, 0.7]), np.array([0.8, 0.7]))
     assert found[0] == pytest.approx(0.5)

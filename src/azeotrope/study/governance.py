@@ -80,7 +80,11 @@ def _rows(plan: Plan, task: str, data: TaskData) -> Iterator[dict[str, object]]:
             "n": data.teachers[UNDEFENDED][f"teacher_{measure}"].shape[1],
             "n_seeds": units(plan.study, student.bases, data.draws),
         }
-        yield {**row, **_gap(shares(*found), shares(*capable), plan.study.analysis.confidence)}
+        yield {
+            **row,
+            **_gap(shares(*found), shares(*capable), plan.study.analysis.confidence),
+            **_constant(data.students[arm.label, attack.label, student.family].matrices[measure], found),
+        }
 
 
 def _gap(governance: Floats, capability: Floats, confidence: float) -> dict[str, object]:
@@ -93,6 +97,16 @@ def _gap(governance: Floats, capability: Floats, confidence: float) -> dict[str,
         if name == "gap":
             out["p"] = found.p
     return out
+
+
+def _constant(values: Floats, found: tuple[Floats, Floats, Floats]) -> dict[str, float]:
+    """Wilson bounds of the transfer where all answers of all students are the same (a bootstrap has no width)."""
+    if values.min() != values.max() or values[0, 0] not in (0.0, 1.0):
+        return {}
+    before, teacher = found[1][:1], found[2][:1]
+    bound = stats.wilson(values[0, 0] * values.shape[1], values.shape[1])
+    low, high = (float(shares(np.array([edge]), before, teacher)[0]) for edge in (bound.low, bound.high))
+    return {"transfer_low": low, "transfer_high": high} if np.isfinite(low) else {}
 
 
 def _replicates(
