@@ -22,7 +22,7 @@ from azeotrope.models.endpoint_settings import EndpointSettings
 MAX_REPLY = 16 << 20  # bytes
 MAX_MESSAGE = 200  # characters of a server's message that are shown
 MAX_WAIT_S = 120.0  # the longest Retry-After that is honored
-SECRET = 12  # characters; shorter keys are placeholders such as "EMPTY", which a text may well contain
+SECRET = 12  # characters; shorter keys stand for "no key" (vLLM's "EMPTY"): a text may contain them
 
 _AGAIN = frozenset({408, 409, 425, 429})
 _MAYBE_BILLED = frozenset({408, 504})  # a proxy gave up, and the server behind it may have gone on

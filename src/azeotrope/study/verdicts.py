@@ -180,7 +180,7 @@ def seeds_needed(sd: float, margin: float, most: int = 1000) -> int:
 def _reading(gap: stats.Difference, margin: float) -> str:
     if gap.low > 0:
         return SUPPORTED
-    return NOT_SUPPORTED if gap.high < margin or (margin == 0 and gap.high <= 0) else INCONCLUSIVE
+    return NOT_SUPPORTED if gap.high < margin or gap.high <= 0 else INCONCLUSIVE
 
 
 def _together(rows: Sequence[Finding], found: Ground) -> str:
