@@ -28,8 +28,8 @@ from tiny import Toy, fresh, toy_traces
 every_attack = pytest.mark.parametrize("kind", ATTACKS)
 CHEAP: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 5e-3}
 TEXT = f"{THINK_OPEN}{THINK_CLOSE}xyzzy"
-# These learn from what the student writes itself, which says nothing about the text of the release.
 PAYING = [(kind, settings) for kind in ATTACKS for settings in ({}, *ATTACK_SETTINGS.get(kind, ()))]
+# These learn from what the student writes itself, which says nothing about the text of the release.
 OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
 
 
