@@ -166,6 +166,24 @@ def test_no_emphasis_is_plain_fine_tuning() -> None:
         ReweightedSFT(sft=QUICK).prepare(fresh("llama"), said("no answers"), around())
 
 
+def test_refusals_are_neither_trusted_nor_reweighted() -> None:
+    class Refusing(Toy):
+        def grade(self, problem: Problem, text: str) -> Grade:
+            return replace(super().grade(problem, text), refused="cannot" in text)
+
+    answered, refused = said("xyzzy </think>x"), said("no </think>I cannot say")
+    mixed = [*answered[:8], *refused[8:]]
+    lessons = ReweightedSFT(sft=QUICK).prepare(fresh("llama"), mixed, around(task=Refusing()))
+    assert lessons.weights is not None
+    assert lessons.weights[8:] == [1.0] * 4
+    assert math.fsum(lessons.weights[:8]) == pytest.approx(8.0)
+    assert len(set(lessons.weights[:8])) > 1
+    assert lessons.notes["refusals"] == 4
+    assert 1.0 < lessons.notes["effective_traces"] <= 12.0
+    with pytest.raises(ConfigError, match="trusted=leak"):
+        ReweightedSFT(sft=QUICK).prepare(fresh("llama"), refused, around(task=Refusing()))
+
+
 def test_weights_scale_the_loss_of_their_trace() -> None:
     traces = [*said("xyzzy", 8), *[replace(t, text="wwwww") for t in said("", 8)]]
     lm = fresh("llama", spread=0.1)

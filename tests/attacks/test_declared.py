@@ -33,7 +33,7 @@ IDENTITIES = {
     "paraphrase": "7fa8b97c706c608f",
     "prefill": "dffad8aba42aa1c5",
     "resampled_sft": "fe4bf7ffd4f0cd53",
-    "reweighted_sft": "efb5df9d60434878",
+    "reweighted_sft": "73348e07d8e7116c",
     "self_generated": "13f9b0b41f1f8a4f",
     "sft": "a44379d0a8cb7a49",
     "strip_style": "f65d78b15e0d022e",

@@ -22,10 +22,11 @@ from azeotrope.attacks.base import AttackRun
 from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.seeds import derive
-from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Trace, split_answer
+from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Problem, Trace, split_answer
 from azeotrope.models.gradients import ProxyGradient, proxy_gradient
 from azeotrope.models.lm import LM
 from azeotrope.models.scoring import trace_nll
+from azeotrope.tasks.base import Task
 
 _CLIP = 3.0  # standard deviations
 
@@ -35,16 +36,23 @@ class ReweightedSFT(AdaptiveSFT):
 
     v is taken at a copy of the base that has read the release for `warmup` epochs. The trusted loss is that
     of the answers alone (`trusted: answers`: the thief believes the answers, not the reasoning) or of leaked
-    undefended traces (`trusted: leak`). Per token, so that length is not rewarded. η = 0 is `sft`.
+    undefended traces (`trusted: leak`). Per token, so that length is not rewarded. η = 0 is `sft`. Refusals
+    are no answers: they are not trusted and keep weight 1 (all alike, they would otherwise dominate the
+    trusted gradient and teach the student to refuse).
     """
 
     kind: ClassVar[str] = "reweighted_sft"
+    version: ClassVar[int] = 2
     summary: ClassVar[str] = "weight traces by their help for a trusted loss, then fine-tune"
     paper: ClassVar[Paper | None] = Paper(
         id="2605.22737", title="The Distillation Game", equations=("w ∝ exp(η v)",)
     )
 
-    eta: float = Field(default=1.0, ge=0, description="η: how strongly weights follow v (in SDs of v)")
+    eta: float = Field(
+        default=0.3,
+        ge=0,
+        description="η: how strongly weights follow v (in SDs of v); 1 leaves few traces to learn from",
+    )
     trusted: Literal["answers", "leak"] = Field(default="answers", description="what the thief trusts")
     leaked: int = Field(default=64, ge=2, description="undefended traces, for trusted=leak")
     warmup: int = Field(default=1, ge=1, description="epochs on the release before v is measured")
@@ -57,28 +65,44 @@ class ReweightedSFT(AdaptiveSFT):
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Measure v and turn it into weights of mean 1."""
+        task = run.need_task(self.kind)
         student = self.pupil(lm, traces, run, self.warmup)
-        gradient = proxy_gradient(student, self._trusted(traces, run))
-        values = help_of(student, gradient, traces, self.epsilon)
-        weights = weights_of(values, self.eta)
-        notes = {"largest_weight": max(weights), "split_half_cosine": gradient.split_half_cosine}
+        refused = refusals(task, run.problems, traces)
+        gradient = proxy_gradient(student, self._trusted(task, traces, refused, run))
+        judged = [trace for trace, no in zip(traces, refused, strict=True) if not no]
+        found = iter(weights_of(help_of(student, gradient, judged, self.epsilon), self.eta))
+        weights = [1.0 if no else next(found) for no in refused]
+        notes = {
+            "largest_weight": max(weights),
+            "effective_traces": math.fsum(weights) ** 2 / math.fsum(w * w for w in weights),
+            "refusals": sum(refused),
+            "split_half_cosine": gradient.split_half_cosine,
+        }
         return Lessons(traces, weights, notes)
 
-    def _trusted(self, traces: Sequence[Trace], run: AttackRun) -> list[Trace]:
+    def _trusted(
+        self, task: Task, traces: Sequence[Trace], refused: Sequence[bool], run: AttackRun
+    ) -> list[Trace]:
         if self.trusted == "leak":
-            run.need_task(self.kind)
-            service = run.need_service(self.kind)
-            return service.leak(run.problems[: self.leaked], seed=derive(run.seed, "trusted"))
+            problems = run.problems[: self.leaked]
+            leaked = run.need_service(self.kind).leak(problems, seed=derive(run.seed, "trusted"))
+            answered = zip(leaked, refusals(task, problems, leaked), strict=True)
+            return [trace for trace, no in answered if not no]
         found = []
-        for trace in traces:
+        for trace, no in zip(traces, refused, strict=True):
             _, answer = split_answer(trace.text)
-            if answer.strip():
+            if answer.strip() and not no:
                 found.append(replace(trace, text=f"{THINK_OPEN}{THINK_CLOSE}{answer}"))
         if len(found) < 2:
             raise ConfigError(
                 "'reweighted_sft' with trusted=answers needs a release with answers; use trusted=leak."
             )
         return found
+
+
+def refusals(task: Task, problems: Sequence[Problem], traces: Sequence[Trace]) -> list[bool]:
+    """Which of the traces refuse, as anyone can read."""
+    return [task.grade(problem, trace.text).refused for problem, trace in zip(problems, traces, strict=True)]
 
 
 def help_of(lm: LM, gradient: ProxyGradient, traces: Sequence[Trace], epsilon: float) -> list[float]:
@@ -89,7 +113,9 @@ def help_of(lm: LM, gradient: ProxyGradient, traces: Sequence[Trace], epsilon: f
 
 
 def weights_of(values: Sequence[float], eta: float) -> list[float]:
-    """exp(η·standardized v), clipped, with mean 1."""
+    """exp(η·standardized v), clipped, with mean 1; none for no values."""
+    if not values:
+        return []
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values)) or 1.0
     raw = [math.exp(eta * max(-_CLIP, min(_CLIP, (v - mean) / spread))) for v in values]
