@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,7 +24,7 @@ from azeotrope.core.methods import Maturity
 from azeotrope.core.release import Release
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace
-from azeotrope.models.gradients import IGNORE, completions, nll, pad_batch
+from azeotrope.models.gradients import IGNORE, completions, labeled_logits, nll, pad_batch
 from azeotrope.models.lm import LM
 
 Pair = tuple[list[int], list[int], float]  # prompt, completion, weight of its loss
@@ -98,7 +99,7 @@ class SFT(StudentAttack):
                 data_collator=lambda pairs: _collate(pairs, lm.pad),
                 callbacks=[curve],
             )
-            trainer.trims = "logits_to_keep" in lm.forward_keys
+            trainer.head = lm.head
             trainer.remove_callback(PrinterCallback)
             with fast_attention(lm):
                 trainer.train()
@@ -140,31 +141,24 @@ class SFT(StudentAttack):
 
 
 class _CompletionTrainer(Trainer):  # type: ignore[misc]
-    """Computes logits only from the first labeled position on, where the model can: prompts need none."""
+    """Mean loss over labeled tokens, each weighted by its trace; only their logits are computed."""
 
-    trims = True
+    head: torch.nn.Module
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
         labels_BT = inputs["labels"]
-        extra = {}
-        if self.trims:
-            first = int((labels_BT != IGNORE).any(0).nonzero()[0])
-            extra["logits_to_keep"] = labels_BT.shape[1] - first + 1
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
-        logits = out.logits[:, :-1].float()
-        target = labels_BT[:, -logits.shape[1] :]
+        keep_BT = labels_BT[:, 1:] != IGNORE
+        with labeled_logits(self.head, labels_BT):
+            out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        labels_N = labels_BT[:, 1:][keep_BT]
         weights_B = inputs.get("weights")
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1),
-            target.flatten(),
-            ignore_index=IGNORE,
-            reduction="mean" if weights_B is None else "none",
-        )
-        if weights_B is not None:
-            weights_BT = weights_B[:, None] * (target != IGNORE)
-            loss = (loss.view_as(weights_BT) * weights_BT).sum() / (target != IGNORE).sum()
+        if weights_B is None:
+            loss = cross_entropy(out.logits.float(), labels_N)
+        else:
+            loss_N = cross_entropy(out.logits.float(), labels_N, reduction="none")
+            loss = (loss_N * weights_B[:, None].expand_as(keep_BT)[keep_BT]).mean()
         return (loss, out) if return_outputs else loss
 
 

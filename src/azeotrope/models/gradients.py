@@ -6,10 +6,11 @@ Shapes: B rows, T tokens, V vocabulary, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.errors import ConfigError
@@ -83,10 +84,28 @@ def nll(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> float:
 
 
 def _summed_loss(lm: LM, batch: TokenBatch) -> tuple[Tensor, int]:
-    logits = lm.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[:, :-1]
-    labels = batch.labels_BT[:, 1:]
-    keep = labels != IGNORE
-    return F.cross_entropy(logits[keep], labels[keep], reduction="sum"), int(keep.sum())
+    labels_N = batch.labels_BT[:, 1:][batch.labels_BT[:, 1:] != IGNORE]
+    with labeled_logits(lm.head, batch.labels_BT):
+        logits_NV = lm.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+    return F.cross_entropy(logits_NV, labels_N, reduction="sum"), len(labels_N)
+
+
+@contextmanager
+def labeled_logits(head: nn.Module, labels_BT: Tensor) -> Iterator[None]:
+    """Inside, the model's logits are [N, V]: only those that predict the N labeled tokens, row after row.
+
+    With a small model most of a step is spent on logits; those of prompts and padding are not needed.
+    """
+    keep_BT = labels_BT[:, 1:] != IGNORE
+
+    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0][:, :-1][keep_BT], *args[1:]
+
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def proxy_gradient(lm: LM, traces: Sequence[Trace], batch_size: int = 32) -> ProxyGradient:
