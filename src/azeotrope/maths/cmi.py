@@ -1,0 +1,178 @@
+"""Conditional mutual information of a model's outputs: how much they say about the input beyond the label.
+
+With labels Y → inputs X → outputs Ŷ and P_x the output distribution at x, I(X; Ŷ | Y) is the mean divergence
+of P_x from the centroid of its class (arXiv 2309.09123, 2602.03396). A measure of dark knowledge: 0 if and only if
+the outputs within each class are identical. It is a functional of the *softmax*: an invertible map of the logits
+leaves I(X; Z | Y) of the logits as it was and changes this number, so neither may be reported as the other.
+
+The plug-in estimate is biased low (a sample belongs to its own centroid: by about 1 − 1/n per class of n), the
+leave-one-out estimate high; both are given. Classes with few samples are pooled by exclusion: they are left out,
+and their share is told. Work is in float64.
+
+Shapes: N samples, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from azeotrope.core.errors import ConfigError
+
+MIN_COUNT = 20
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Information:
+    """Estimates in nats over the `n` samples of `classes` classes that were large enough (`covered` of all).
+
+    `cmi` is the plug-in, `cmi_loo` leave-one-out; `separation` Γ the mean cross-entropy between outputs of
+    different classes, `ncmi` = CMI / Γ; `entropy` H(Ŷ | X), `class_entropy` H(Ŷ | Y) = entropy + cmi.
+    """
+
+    cmi: float
+    cmi_loo: float
+    separation: float
+    ncmi: float
+    entropy: float
+    class_entropy: float
+    n: int
+    classes: int
+    covered: float
+
+
+def information(
+    logits_NV: Tensor, labels_N: Tensor, *, temperature: float = 1.0, least: int = MIN_COUNT
+) -> Information:
+    """Estimate from logits and labels, using classes with at least `least` samples.
+
+    Raises ConfigError for a temperature that is not positive, `least` below 2, or if no class is large enough.
+    """
+    if not temperature > 0.0:
+        raise ConfigError(f"The temperature of a CMI estimate must be positive, not {temperature}.")
+    if least < 2:
+        raise ConfigError(f"A class centroid needs at least 2 samples, not {least}.")
+    groups = list(classes(labels_N, least))
+    if not groups:
+        raise ConfigError(f"No class has {least} samples; give more text or lower `least`.")
+    inside = loo = entropy = 0.0
+    sums, logs, sizes = [], [], []
+    for index in groups:
+        logs_nV = torch.log_softmax(logits_NV[index].double() / temperature, -1)
+        probs_nV = logs_nV.exp()
+        own_n = _entropy(probs_nV, logs_nV)
+        centroid_V = probs_nV.mean(0)
+        inside += float(_cross(probs_nV, centroid_V).sum() - own_n.sum())
+        others_nV = (probs_nV.sum(0) - probs_nV) / (len(index) - 1)
+        loo += float(_cross(probs_nV, others_nV.clamp(min=0.0)).sum() - own_n.sum())
+        entropy += float(own_n.sum())
+        sums.append(probs_nV.sum(0))
+        logs.append(_finite(logs_nV).sum(0))
+        sizes.append(len(index))
+    n = sum(sizes)
+    separation = _separation(torch.stack(sums), torch.stack(logs), n)
+    cmi = max(0.0, inside / n)
+    return Information(
+        cmi=cmi,
+        cmi_loo=max(0.0, loo / n),
+        separation=separation,
+        ncmi=cmi / separation if separation > 0 else float("inf"),
+        entropy=entropy / n,
+        class_entropy=entropy / n + cmi,
+        n=n,
+        classes=len(groups),
+        covered=n / max(1, len(labels_N)),
+    )
+
+
+def classes(labels_N: Tensor, least: int) -> Iterator[Tensor]:
+    """Indices of the samples of each class with at least `least` of them."""
+    _, inverse, counts = torch.unique(labels_N, return_inverse=True, return_counts=True)
+    order = inverse.argsort(stable=True)
+    for index, count in zip(order.split(counts.tolist()), counts.tolist(), strict=True):
+        if count >= least:
+            yield index
+
+
+def entropy_form(
+    logits_NV: Tensor, labels_N: Tensor, *, temperature: float = 1.0, least: int = MIN_COUNT
+) -> float:
+    """The same plug-in as Σ_y P(y) [H(Q^y) − E H(P_x)]; one pass over the outputs, no divergence per sample."""
+    total, n = 0.0, 0
+    for index in classes(labels_N, least):
+        logs_nV = torch.log_softmax(logits_NV[index].double() / temperature, -1)
+        probs_nV = logs_nV.exp()
+        centroid_V = probs_nV.mean(0)
+        total += len(index) * float(_entropy(centroid_V, centroid_V.log())) - float(
+            _entropy(probs_nV, logs_nV).sum()
+        )
+        n += len(index)
+    if not n:
+        raise ConfigError(f"No class has {least} samples; give more text or lower `least`.")
+    return max(0.0, total / n)
+
+
+def sweep(
+    logits_NV: Tensor, labels_N: Tensor, temperatures: Sequence[float] = TEMPERATURES, least: int = MIN_COUNT
+) -> dict[float, Information]:
+    """The estimates of P^(1/T) for every temperature: what an attacker who softens the outputs finds."""
+    return {t: information(logits_NV, labels_N, temperature=t, least=least) for t in temperatures}
+
+
+@dataclass(frozen=True, slots=True)
+class Centroids:
+    """Sparse class centroids: the `k` largest probabilities of each class and the mass of the rest.
+
+    `ids_Ck` and `probs_Ck` list them, `rest_C` is spread evenly over the V − k other tokens.
+    """
+
+    ids_Ck: Tensor
+    probs_Ck: Tensor
+    rest_C: Tensor
+    size: int
+
+    @classmethod
+    def of(cls, dense_CV: Tensor, k: int = 512) -> Centroids:
+        """Keep the `k` largest entries of each row of a table of distributions."""
+        kept = dense_CV.topk(min(k, dense_CV.shape[-1]), -1)
+        rest_C = (1.0 - kept.values.sum(-1)).clamp(min=0.0)
+        return cls(kept.indices, kept.values, rest_C, dense_CV.shape[-1])
+
+    def dense(self, rows: Tensor | None = None) -> Tensor:
+        """The distributions of the chosen classes (all by default), [rows, V]."""
+        ids, probs, rest = self.ids_Ck, self.probs_Ck, self.rest_C
+        if rows is not None:
+            ids, probs, rest = ids[rows], probs[rows], rest[rows]
+        others = self.size - ids.shape[-1]
+        base = (rest / others if others else torch.zeros_like(rest))[:, None].expand(-1, self.size)
+        return base.scatter(-1, ids, probs)
+
+
+def power(logits_NV: Tensor, alpha: float) -> Tensor:
+    """log P^(α), the power transform P_x^α / Σ P_x^α = softmax(α z); α = 1/T (arXiv 2507.00012)."""
+    return torch.log_softmax(alpha * logits_NV, -1)
+
+
+def _entropy(probs: Tensor, logs: Tensor) -> Tensor:
+    return -(probs * _finite(logs)).sum(-1)
+
+
+def _cross(probs_nV: Tensor, reference: Tensor) -> Tensor:
+    """−Σ p log q with 0 · log 0 = 0."""
+    logs = reference.log().expand_as(probs_nV)
+    return -torch.where(probs_nV > 0, probs_nV * logs, 0.0).sum(-1)
+
+
+def _finite(logs: Tensor) -> Tensor:
+    return logs.clamp(min=-745.0)  # the logarithm of the smallest float64
+
+
+def _separation(sums_CV: Tensor, logs_CV: Tensor, n: int) -> float:
+    """Γ = 1/N² Σ_{y_m ≠ y_n} H(P_m, P_n), from class sums: all pairs minus those within a class."""
+    every = -float(sums_CV.sum(0) @ logs_CV.sum(0))
+    within = -float((sums_CV * logs_CV).sum())
+    return max(0.0, (every - within) / n**2)
