@@ -30,8 +30,9 @@ from azeotrope.models.gradients import (
     token_batches,
 )
 from azeotrope.models.lm import LM, check_pair
-from azeotrope.models.stepper import StepOut, Stepper
+from azeotrope.models.stepper import Stepper
 from azeotrope.models.twin import Twin, make_twin
+from azeotrope.models.walking import WalkingSession
 
 Backend = Literal["finite_difference", "jvp", "head", "self"]
 
@@ -273,14 +274,13 @@ class AntidistillRule(LogitRule):
         return kinds[self.settings.backend](self, batch)
 
 
-class _Session(Session):
+class _Session(WalkingSession):
     """Common part: from Δ to defended logits."""
 
     def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
+        super().__init__(batch)
         self.rule = rule
-        self.batch = batch
         self.scale = rule.direction.scale
-        self.steppers: list[Stepper] = []
 
     @abstractmethod
     def delta(self, view: StepView) -> Tensor:
@@ -301,20 +301,6 @@ class _Session(Session):
     def tilt(self, view: StepView) -> Tensor:
         """z + λΔ with constant λ."""
         return torch.add(view.logits_BV, self.delta(view), alpha=self.rule.settings.lam / self.scale)
-
-    def walk(self, stepper: Stepper, view: StepView) -> StepOut:
-        """Move a proxy by the tokens drawn last."""
-        if view.tokens_B is None:
-            return stepper.prefill(self.batch.prompts)
-        return stepper.advance(view.tokens_B)
-
-    def select(self, rows: Tensor) -> None:
-        for stepper in self.steppers:
-            stepper.select(rows)
-
-    def close(self) -> None:
-        for stepper in self.steppers:
-            stepper.close()
 
 
 class _DifferenceSession(_Session):
