@@ -29,6 +29,7 @@ from azeotrope.models.gradients import (
     proxy_gradient,
     token_batches,
 )
+from azeotrope.models.head_edit import HeadShift, merged
 from azeotrope.models.lm import LM, check_pair
 from azeotrope.models.stepper import Stepper
 from azeotrope.models.twin import Twin, make_twin
@@ -132,15 +133,8 @@ class ADS(AntidistillationBase):
         """With `merged`, return the teacher with W' = W + λτG/scale; decoding then costs nothing extra."""
         if not self.merged:
             return None
-        direction = self.direction(bench)
-        model = copy.deepcopy(bench.teacher.model)
-        edited = LM(model, bench.teacher.tokenizer, bench.teacher.ref, bench.teacher.revision + "+ads")
-        if model.config.tie_word_embeddings:
-            model.config.tie_word_embeddings = False
-            edited.head.weight = torch.nn.Parameter(edited.head.weight.detach().clone())
-        with torch.no_grad():
-            edited.head.weight += direction.shift(self.lam, bench.sampling.temperature or 1.0)
-        return edited
+        shift_VD = self.direction(bench).shift(self.lam, bench.sampling.temperature or 1.0)
+        return merged(bench.teacher, HeadShift(shift_VD))
 
 
 class Direction:
