@@ -37,6 +37,10 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
         {"detector": "token_delta", "max_score": 0.2, "order": "longest"},
         {"detector": "tfidf_cosine", "max_score": 0.05, "unit": "count"},
     ),
+    "cmi": tuple(
+        {"epochs": 1, "checks": 1, "problems": 2, "rank": 3, "lr": 0.05, **more}
+        for more in ({}, {"layer": "block"}, {"serve": "unmerged", "kd_only": True})
+    ),
     "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
 }
 ATTACK_SETTINGS: Mapping[str, tuple[Json, ...]] = {  # beside the defaults, where they change what is paid

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +23,7 @@ from azeotrope.core.methods import Maturity
 from azeotrope.core.release import Release
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace
+from azeotrope.models.attention import fast_attention
 from azeotrope.models.gradients import IGNORE, completions, labeled_logits, nll, pad_batch
 from azeotrope.models.lm import LM
 
@@ -206,18 +206,6 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
             vars(self.lm.model).update(wrapped)
             model.train()
             self.points.append(LossPoint(self.base, int(state.global_step), "holdout", loss))
-
-
-@contextmanager
-def fast_attention(lm: LM) -> Iterator[None]:
-    """On a CPU, train with eager attention: the fused kernel's backward is several times slower there."""
-    before = lm.model.config._attn_implementation
-    if lm.model.device.type == "cpu":
-        lm.model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        lm.model.set_attn_implementation(before)
 
 
 def _collate(rows: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:

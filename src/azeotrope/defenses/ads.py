@@ -21,6 +21,7 @@ from azeotrope.core.seeds import fingerprint
 from azeotrope.core.types import Paper, Trace
 from azeotrope.defenses.base import Bench, LogitDefense
 from azeotrope.maths import antidistill
+from azeotrope.models.attention import eager_attention
 from azeotrope.models.decode import Batch, LogitRule, Session, StepView
 from azeotrope.models.gradients import (
     ProxyGradient,
@@ -215,20 +216,6 @@ class Direction:
             logits, tangent = forward_ad.unpack_dual(out.logits[:, :-1])  # type: ignore[no-untyped-call]
             keep = batch.labels_BT[:, 1:] != -100
             return antidistill.center(tangent[keep], logits[keep])
-
-
-class eager_attention:  # noqa: N801 - reads as a context manager
-    """Run a model with eager attention: fused kernels have no forward-mode derivative."""
-
-    def __init__(self, lm: LM) -> None:
-        self.lm = lm
-        self.before = lm.model.config._attn_implementation
-
-    def __enter__(self) -> None:
-        self.lm.model.set_attn_implementation("eager")
-
-    def __exit__(self, *_: object) -> None:
-        self.lm.model.set_attn_implementation(self.before)
 
 
 class AntidistillRule(LogitRule):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Defense, Stage, TraceDefense
 from azeotrope.core.sampling import Sampling
@@ -23,7 +25,7 @@ class Bench:
 
     `writer` is the teacher as what writes traces, wherever it runs. `notes` collects what a defense measured
     while it was being set up (cosines, scales), for the record; `memory` is what defenses keep between arms
-    (gradients).
+    (gradients), `fitted` what they have learned: tensors by method and settings, stored with a release.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Bench:
         self.load, self.other_task = load, other_task
         self.notes: dict[str, Any] = {}
         self.memory: dict[str, Any] = {}
+        self.fitted: dict[str, dict[str, Tensor]] = {}
         self._models: dict[str, LM] = {}
         self._traces: dict[tuple[str, str], list[Trace]] = {}
 

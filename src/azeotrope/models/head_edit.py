@@ -65,19 +65,28 @@ class LogitMap(HeadEdit):
     def change(self, lm: LM) -> Tensor:
         """See `HeadEdit.change`."""
         self._fits(lm)
-        found: Tensor = self.scale * (self.a_VR @ (self.b_RV @ lm.head.weight.detach()))
+        weight_VD = lm.head.weight.detach()
+        found: Tensor = self.scale * (self.a_VR.to(weight_VD) @ (self.b_RV.to(weight_VD) @ weight_VD))
         return found
 
     def bias(self, lm: LM) -> Tensor | None:
         """See `HeadEdit.bias`."""
         if lm.head.bias is None:
             return None
-        found: Tensor = self.scale * (self.a_VR @ (self.b_RV @ lm.head.bias.detach()))
+        bias_V = lm.head.bias.detach()
+        found: Tensor = self.scale * (self.a_VR.to(bias_V) @ (self.b_RV.to(bias_V) @ bias_V))
         return found
 
     def shift(self, logits_BV: Tensor, hidden_BD: Tensor | None, temperature: float) -> Tensor:
         """See `HeadEdit.shift`."""
-        return torch.addmm(logits_BV, logits_BV @ self.b_RV.T, self.a_VR.T, alpha=self.scale)
+        a_VR, b_RV = self.a_VR.to(logits_BV), self.b_RV.to(logits_BV)
+        low_BR = logits_BV @ b_RV.T
+        if not torch.isfinite(low_BR).all():  # some tokens are masked: they count as average
+            masked_BV = logits_BV.isneginf()
+            filled_BV = logits_BV.masked_fill(masked_BV, 0.0)
+            mean_B1 = filled_BV.sum(-1, keepdim=True) / (~masked_BV).sum(-1, keepdim=True).clamp(min=1)
+            low_BR = torch.where(masked_BV, mean_B1, filled_BV) @ b_RV.T
+        return torch.addmm(logits_BV, low_BR, a_VR.T, alpha=self.scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `HeadEdit.tensors`."""
@@ -118,7 +127,7 @@ class HeadShift(HeadEdit):
                 f"A head shift of shape {tuple(self.delta_VD.shape)} does not fit '{lm.ref}', "
                 f"whose head is {tuple(lm.head.weight.shape)}."
             )
-        return self.scale * self.delta_VD
+        return self.scale * self.delta_VD.to(lm.head.weight)
 
     def bias(self, lm: LM) -> Tensor | None:
         """See `HeadEdit.bias`."""
@@ -127,7 +136,7 @@ class HeadShift(HeadEdit):
     def shift(self, logits_BV: Tensor, hidden_BD: Tensor | None, temperature: float) -> Tensor:
         """See `HeadEdit.shift`."""
         assert hidden_BD is not None
-        return torch.addmm(logits_BV, hidden_BD, self.delta_VD.T, alpha=self.scale / temperature)
+        return torch.addmm(logits_BV, hidden_BD, self.delta_VD.T.to(hidden_BD), alpha=self.scale / temperature)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `HeadEdit.tensors`."""
