@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from azeotrope.core.methods import Attack, Maturity, parse_method
 from azeotrope.core.plugins import catalogue
 from azeotrope.core.release import Release
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
-from azeotrope.models.gradients import nll
+from azeotrope.models.exposure import Exposure
+from azeotrope.models.gradients import completions, nll
 from azeotrope.models.lm import LM
 from azeotrope.tasks.base import Grade
 from conformance.cases import ATTACK_SETTINGS, ATTACKS, attack_class
@@ -36,6 +38,8 @@ OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
 class Echo(Service):
     """A teacher that always says the lesson."""
 
+    access = Access.FULL_LOGITS
+
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
         self.queries += len(problems)
         self.tokens += 5 * len(problems)
@@ -43,6 +47,27 @@ class Echo(Service):
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         return self.ask(problems, seed=seed)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.lm.tokenizer
+
+    @cached_property
+    def lm(self) -> LM:
+        return fresh("llama")
+
+    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+        """Sure of the lesson's token at every position, and of the end after it."""
+        if not released:
+            self.queries += len(traces)
+            self.tokens += 5 * len(traces)
+        lesson, shown = [*self.lm.encode(TEXT), self.lm.eos], []
+        for ids in completions(self.lm, traces):
+            said = torch.tensor([lesson[min(t, len(lesson) - 1)] for t in range(len(ids))], dtype=torch.long)
+            logits_TV = 6.0 * torch.nn.functional.one_hot(said, self.lm.vocab_size).float()
+            exposure = Exposure(tuple(ids), torch.log_softmax(logits_TV, -1))
+            shown.append(exposure if self.access is Access.FULL_LOGITS else exposure.top(3))
+        return shown
 
 
 class Lenient(Toy):
@@ -69,7 +94,9 @@ def traces(split: str, n: int) -> list[Trace]:
 
 def run(attack: StudentAttack, bases: list[LM], release: Release, seed: int = 0) -> Outcome:
     problems = Toy().problems("release", len(release.traces))
-    around = AttackRun(seed=seed, holdout=traces("holdout", 4), task=Lenient(), problems=problems, service=Echo())
+    service = Echo()
+    service.access = attack.needs
+    around = AttackRun(seed=seed, holdout=traces("holdout", 4), task=Lenient(), problems=problems, service=service)
     return attack.train(bases, release, around)
 
 

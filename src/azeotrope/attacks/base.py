@@ -15,6 +15,7 @@ from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack
 from azeotrope.core.release import Release
 from azeotrope.core.types import Problem, Trace
+from azeotrope.models.exposure import Exposure
 from azeotrope.models.lm import LM
 from azeotrope.tasks.base import Task
 
@@ -39,6 +40,19 @@ class Service(ABC):
     @abstractmethod
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
         """One defended completion a problem, each beginning with `prefix`; a fresh one for every seed."""
+
+    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+        """What the service shows of the next-token distributions along texts, one exposure a trace.
+
+        `released`: the texts are those of the release, whose log-probabilities came with it: nothing is billed.
+        Raises ConfigError if the service shows none.
+        """
+        raise ConfigError("This service returns text only; release logprobs or choose another attack.")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The teacher's tokenizer, which is public. Raises ConfigError if it is not known."""
+        raise ConfigError("The tokenizer of this service is not known.")
 
     @abstractmethod
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from azeotrope.attacks.base import AttackRun, LossPoint, Outcome, StudentAttack
+from azeotrope.attacks.guide import Guide, Target
 from azeotrope.core.access import Access
 from azeotrope.core.errors import RunError
 from azeotrope.core.methods import Maturity
@@ -24,10 +25,19 @@ from azeotrope.core.release import Release
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace
 from azeotrope.models.attention import fast_attention
+from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import IGNORE, completions, labeled_logits, nll, pad_batch
 from azeotrope.models.lm import LM
 
-Pair = tuple[list[int], list[int], float]  # prompt, completion, weight of its loss
+
+class Row(NamedTuple):
+    """One example: token ids, the weight of its loss, and what a guide needs. `own`: the student's own text."""
+
+    prompt: list[int]
+    completion: list[int]
+    weight: float = 1.0
+    target: Exposure | None = None
+    own: bool = False
 
 
 class SFT(StudentAttack):
@@ -71,19 +81,24 @@ class SFT(StudentAttack):
         index: int,
         outcome: Outcome,
         weights: Sequence[float] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         """Train one base in place on `traces` (empty ones are skipped), adding to `outcome`.
 
-        `weights` multiply each trace's loss; their mean should be 1.
+        `weights` multiply each trace's loss; their mean should be 1. With a `guide`, the loss is the guide's.
         """
         scale = [1.0] * len(traces) if weights is None else weights
-        kept = [(trace, w) for trace, w in zip(traces, scale, strict=True) if trace.text]
+        kept = [i for i, trace in enumerate(traces) if trace.text]
         if kept:
-            data = _Pairs(lm, [trace for trace, _ in kept], self.max_length, [w for _, w in kept])
-            outcome.losses += self._fit(lm, data, run, index)
+            data = _Pairs(lm, [traces[i] for i in kept], self.max_length, [scale[i] for i in kept])
+            if guide is not None:
+                data.targets = [guide.targets[i] for i in kept]
+            outcome.losses += self._fit(lm, data, run, index, guide)
             outcome.tokens += data.tokens * self.epochs
 
-    def _fit(self, lm: LM, data: _Pairs, run: AttackRun, index: int) -> list[LossPoint]:
+    def _fit(
+        self, lm: LM, data: _Pairs, run: AttackRun, index: int, guide: Guide | None = None
+    ) -> list[LossPoint]:
         trainable = {name for name, p in lm.model.named_parameters() if p.requires_grad}
         model: Any = lm.model
         if self.lora_rank:
@@ -97,9 +112,9 @@ class SFT(StudentAttack):
                 args=self._arguments(scratch, steps, derive(run.seed, "shuffle", index) % 2**31),
                 train_dataset=data,
                 data_collator=lambda pairs: _collate(pairs, lm.pad),
-                callbacks=[curve],
+                callbacks=[curve] if guide is None else [curve, _Renewal(lm, data, guide, steps)],
             )
-            trainer.head = lm.head
+            trainer.head, trainer.guide = lm.head, guide
             trainer.remove_callback(PrinterCallback)
             with fast_attention(lm):
                 trainer.train()
@@ -144,6 +159,7 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
     """Mean loss over labeled tokens, each weighted by its trace; only their logits are computed."""
 
     head: torch.nn.Module
+    guide: Guide | None = None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
@@ -154,7 +170,11 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
             out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         labels_N = labels_BT[:, 1:][keep_BT]
         weights_B = inputs.get("weights")
-        if weights_B is None:
+        if self.guide is not None:
+            rows_N = torch.arange(len(labels_BT))[:, None].expand_as(keep_BT)[keep_BT]
+            target = Target(inputs["known"], inputs.get("ids"), rows_N, inputs["own"])
+            loss = self.guide.loss(out.logits.float(), labels_N, target)
+        elif weights_B is None:
             loss = cross_entropy(out.logits.float(), labels_N)
         else:
             loss_N = cross_entropy(out.logits.float(), labels_N, reduction="none")
@@ -162,8 +182,27 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
         return (loss, out) if return_outputs else loss
 
 
+class _Renewal(TrainerCallback):  # type: ignore[misc]
+    """Tells the guide how far training is, and lets it put the student's own text in place of the teacher's."""
+
+    def __init__(self, lm: LM, data: _Pairs, guide: Guide, steps: int) -> None:
+        self.lm, self.data, self.guide, self.steps = lm, data, guide, steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.guide.progress = state.global_step / self.steps
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        model.eval()
+        wrapped = _unwrap(self.lm.model)
+        with torch.no_grad():
+            renewed = self.guide.renew(self.lm, round(state.epoch or 0))
+        vars(self.lm.model).update(wrapped)
+        model.train()
+        self.data.renew(self.lm, renewed)
+
+
 class _Pairs(Dataset):  # type: ignore[type-arg]
-    """Tokenized (prompt, completion) pairs with weights."""
+    """Tokenized (prompt, completion) pairs with weights, and what a guide knows of each."""
 
     def __init__(self, lm: LM, traces: Sequence[Trace], max_length: int, weights: Sequence[float] = ()) -> None:
         prompts = lm.encode_many([t.prompt for t in traces])
@@ -172,6 +211,16 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
         self.weights = list(weights) or [1.0] * len(self.pairs)
         self.tokens = sum(len(a) + len(b) for a, b in self.pairs)
         self.sample = list(traces[:4])
+        self.max_length = max_length
+        self.targets: list[Exposure] = []
+        self.own: dict[int, tuple[list[int], list[int], Exposure]] = {}
+
+    def renew(self, lm: LM, renewed: Mapping[int, tuple[Trace, Exposure]]) -> None:
+        """Use the student's own texts at some positions, the teacher's at all others."""
+        prompts = lm.encode_many([trace.prompt for trace, _ in renewed.values()])
+        texts = completions(lm, [trace for trace, _ in renewed.values()])
+        rows = zip(renewed.items(), prompts, texts, strict=True)
+        self.own = {i: (a, b[: max(1, self.max_length - len(a))], e) for (i, (_, e)), a, b in rows}
 
     def loss(self, lm: LM) -> float:
         """The loss on a few examples, to see that the student still works."""
@@ -180,8 +229,13 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Pair:
-        return *self.pairs[index], self.weights[index]
+    def __getitem__(self, index: int) -> Row:
+        if index in self.own:
+            prompt, completion, target = self.own[index]
+            return Row(prompt, completion, 1.0, target.first(len(completion)), own=True)
+        prompt, completion = self.pairs[index]
+        guided = self.targets[index].first(len(completion)) if self.targets else None
+        return Row(prompt, completion, self.weights[index], guided)
 
 
 class _Curve(TrainerCallback):  # type: ignore[misc]
@@ -208,12 +262,18 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
             self.points.append(LossPoint(self.base, int(state.global_step), "holdout", loss))
 
 
-def _collate(rows: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:
-    batch = pad_batch([(prompt, completion) for prompt, completion, _ in rows], pad)
+def _collate(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
+    batch = pad_batch([(row.prompt, row.completion) for row in rows], pad)
     found = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
-    weights = [weight for _, _, weight in rows]
-    if any(weight != 1.0 for weight in weights):
-        found["weights"] = torch.tensor(weights)
+    if any(row.weight != 1.0 for row in rows):
+        found["weights"] = torch.tensor([row.weight for row in rows])
+    targets = [row.target for row in rows if row.target is not None]
+    if targets:
+        found["known"] = torch.cat([target.known_TK for target in targets])
+        found["own"] = torch.tensor([row.own for row in rows])
+        ids = [target.ids_TK for target in targets if target.ids_TK is not None]
+        if ids:
+            found["ids"] = torch.cat(ids)
     return found
 
 

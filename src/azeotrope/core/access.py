@@ -12,3 +12,12 @@ class Access(IntEnum):
     TOPK_LOGPROBS = 1
     FULL_LOGITS = 2
     WEIGHTS = 3
+
+    @classmethod
+    def named(cls, name: str) -> Access:
+        """The level of a name as settings write it, e.g. ``full_logits``.
+
+        >>> Access.named("topk_logprobs") is Access.TOPK_LOGPROBS
+        True
+        """
+        return cls[name.upper()]

@@ -15,8 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from azeotrope.core import plugins
+from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import (
+    Attack,
     Defense,
     Maturity,
     Method,
@@ -52,11 +54,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A task or attack with its unique label, complete settings and identity (with the version)."""
+    """A task or attack with its unique label, complete settings and identity (with the version).
+
+    `needs` is the access that an attack reads.
+    """
 
     label: str
     settings: Json
     identity: Json
+    needs: Access = Access.TEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ def expand(study: Study) -> Expansion:
     for group, found in (("tasks", tasks), ("attacks", attacks), ("detectors", detectors)):
         _no_repeats(group, [(item.label, item.identity) for item in found])
     _no_repeats("defenses", [(arm.label, arm.identity) for arm in arms if arm.settings])
+    _check_access(study, attacks)
     wanted = study.analysis.headline.attack
     labels = [attack.label for attack in attacks]
     if wanted is not None and wanted not in labels:
@@ -177,7 +184,20 @@ def _method(group: str, entry: Any, where: str) -> Named:
         label=_label(method, with_dial=False),
         identity=method.identity(),
         settings={"kind": method.kind, **method.model_dump(mode="json")},
+        needs=method.needs if isinstance(method, Attack) else Access.TEXT,
     )
+
+
+def _check_access(study: Study, attacks: Sequence[Named]) -> None:
+    """Raise ConfigError for an attack that reads more than the release shows."""
+    shown = Access.named(study.release.access)
+    for i, attack in enumerate(attacks):
+        if attack.needs > shown:
+            needed = attack.needs.name.lower()
+            raise ConfigError(
+                f"'attacks.{i}': {attack.label} needs access {needed}, but the release shows "
+                f"{study.release.access}; set release.access: {needed} or leave the attack out."
+            )
 
 
 def _class(group: str, entry: Any, where: str) -> tuple[Any, Json]:

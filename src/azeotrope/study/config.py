@@ -20,10 +20,14 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class ReleaseSettings(Settings):
-    """What leaves the building per arm and draw: `n` traces."""
+    """What leaves the building per arm and draw: `n` traces, and what is shown with every token."""
 
     n: Positive = 1000
     sampling: Sampling = Sampling()
+    access: Literal["text", "topk_logprobs", "full_logits"] = Field(
+        "text", description="what the service shows: text, the largest log-probabilities, or all"
+    )
+    top_logprobs: Positive = Field(20, description="how many a token, with access: topk_logprobs")
 
 
 class Evaluation(Settings):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from azeotrope.core.access import Access
 from azeotrope.core.seeds import fingerprint
 from azeotrope.models.endpoint_settings import identity_of
 from azeotrope.study.arms import Arm, Expansion, Named, expand
@@ -137,8 +138,10 @@ def _attack(
         seed=study.seed,
         evaluation=study.evaluation,
         release=release.spec,
+        access=study.release.access,
+        top_logprobs=study.release.top_logprobs,
     )
-    identity = {
+    identity: dict[str, Any] = {
         "task": task.identity,
         "attack": attack.identity,
         "family": spec.family,
@@ -147,6 +150,8 @@ def _attack(
         "seed": spec.seed,
         "evaluation": _student_evaluation(study),
     }
+    if attack.needs > Access.TEXT:  # what else is shown does not change an attack that reads text
+        identity["access"] = [spec.access, spec.top_logprobs if spec.access == "topk_logprobs" else 0]
     return _step(
         ATTACK,
         stages,

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from azeotrope.attacks.base import Service, StudentAttack
 from azeotrope.core import plugins
-from azeotrope.core.errors import ConfigError
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.methods import Defense, parse_method
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import Bench, Pipeline, assemble
+from azeotrope.models.exposure import Exposure
+from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM, load
+from azeotrope.models.replay import replay
 from azeotrope.models.teacher import open_teacher, since
 from azeotrope.study.specs import Json, ReleaseSpec
 from azeotrope.tasks.base import Task
@@ -22,24 +31,56 @@ from azeotrope.text.rows import apply
 
 
 class DefendedService(Service):
-    """The teacher behind its defenses, exactly as it made a release; loaded when first asked."""
+    """The teacher behind its defenses, exactly as it made a release; loaded when first asked.
 
-    def __init__(self, spec: ReleaseSpec) -> None:
+    `fitted` is the file in which the release stored what its defenses had learned; `access` and `top` say what
+    is shown with the text.
+    """
+
+    def __init__(
+        self, spec: ReleaseSpec, *, fitted: Path | None = None, access: Access = Access.TEXT, top: int = 20
+    ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.fitted, self.access, self.top = spec, fitted, access, top
         self.ledger: dict[str, float] = {}  # what was sent to an endpoint for it, see `Teacher.ledger`
         self._pipeline: Pipeline | None = None
 
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
         """See `Service.ask`."""
-        bench = bench_of(self.spec)
-        if self._pipeline is None:
-            self._pipeline = assemble(make_defenses(self.spec.arm), bench)
-        pipeline, sampling = self._pipeline, self.spec.sampling
+        bench, pipeline, sampling = bench_of(self.spec), self.pipeline, self.spec.sampling
         before = bench.writer.ledger()
         released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
         self._bill(raw, since(before, bench.writer.ledger()))
         return bench.writer.counted(released)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The defended teacher."""
+        if self._pipeline is None:
+            bench = bench_of(self.spec)
+            if self.fitted is not None and self.fitted.exists():
+                read_fitted(bench, self.fitted)
+            self._pipeline = assemble(make_defenses(self.spec.arm), bench)
+        return self._pipeline
+
+    @property
+    def tokenizer(self) -> Any:
+        """See `Service.tokenizer`."""
+        return bench_of(self.spec).teacher.tokenizer
+
+    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+        """See `Service.logprobs`."""
+        if self.access is Access.TEXT:
+            return super().logprobs(traces, released=released)
+        lm = self.pipeline.teacher
+        prompts = lm.encode_many([trace.prompt for trace in traces])
+        pairs = list(zip(prompts, completions(lm, traces), strict=True))
+        seeds = [trace.seed for trace in traces]
+        shown = replay(lm, pairs, self.spec.sampling, rules=self.pipeline.rules, seeds=seeds)
+        found = [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
+        if not released:
+            self._bill(traces, {})
+        return found if self.access is Access.FULL_LOGITS else [one.top(self.top) for one in found]
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         """See `Service.leak`."""
@@ -141,6 +182,24 @@ def release_traces(
             )
     released = [apply(t, pipeline.text, derive(seed, "rewrite", t.problem_id)) for t in raw]
     return released, raw
+
+
+def write_fitted(bench: Bench, path: Path) -> None:
+    """Store what the bench's defenses have learned, if anything."""
+    tensors = {f"{key}/{name}": t for key, parts in bench.fitted.items() for name, t in parts.items()}
+    if tensors:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def read_fitted(bench: Bench, path: Path) -> None:
+    """Give the bench what `write_fitted` stored. Raises RunError if the file is damaged."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({error}); remove its folder and run the study again.") from None
+    for full, tensor in tensors.items():
+        key, _, name = full.rpartition("/")
+        bench.fitted.setdefault(key, {})[name] = tensor
 
 
 @lru_cache(maxsize=8)

@@ -45,7 +45,8 @@ class ReleaseSpec:
 class AttackSpec:
     """Train all `bases` students of `family` on one release and evaluate them on the test problems.
 
-    `release` says how the release was made, for attacks that ask the same service for more.
+    `release` says how the release was made, for attacks that ask the same service for more; `access` what the
+    service shows with its text, as in `ReleaseSettings`.
     """
 
     task: Json
@@ -56,6 +57,8 @@ class AttackSpec:
     seed: int
     evaluation: Evaluation
     release: ReleaseSpec
+    access: str = "text"
+    top_logprobs: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from azeotrope.study.service import (
     model,
     release_problems,
     release_traces,
+    write_fitted,
 )
 from azeotrope.study.specs import (
     ATTACK,
@@ -51,6 +52,7 @@ from azeotrope.study.specs import (
 from azeotrope.study.store import read_parquet, write_json, write_parquet
 
 VERSION = 3
+FITTED = "fitted.safetensors"
 
 
 class ModelStages:
@@ -127,6 +129,7 @@ class ModelStages:
             seed=spec.seed,
             out=out,
         )
+        write_fitted(bench, out / FITTED)
         write_json(out / "diffs.json", _diffs(tests.problems, shown, raw, scores, teacher, spec.evaluation.diffs))
         decoded = sum(len(t.token_ids or ()) or t.n_tokens for t in [*moved, *raw])
         found = checking(task, tests.problems, raw)
@@ -147,7 +150,8 @@ class ModelStages:
         traces = read_traces(release_dir / "traces.parquet")
         clean = read_traces(release_dir / "holdout.parquet")
         bases = [load(ref) for ref in students_of(spec.family, spec.bases)]
-        service = DefendedService(spec.release)
+        access = Access.named(spec.access)
+        service = DefendedService(spec.release, fitted=release_dir / FITTED, access=access, top=spec.top_logprobs)
         run = AttackRun(
             seed=derive(spec.seed, "attack", spec.draw),
             holdout=clean,
@@ -155,7 +159,7 @@ class ModelStages:
             problems=release_problems(spec.release, task),
             service=service,
         )
-        outcome = attack.train(bases, Release.of(traces, Access.TEXT), run)
+        outcome = attack.train(bases, Release.of(traces, access), run)
         losses = pl.DataFrame(
             [asdict(p) for p in outcome.losses],
             schema={"base": pl.Int64, "step": pl.Int64, "split": pl.String, "loss": pl.Float64},

@@ -1,0 +1,45 @@
+"""What an API shows of the next-token distributions along one text.
+
+Shapes: T tokens of a completion, V vocabulary, K shown tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from azeotrope.core.access import Access
+from azeotrope.maths import truncated
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Log-probabilities at every token of a completion, `tokens` being the teacher's ids of it.
+
+    `known_TK` are those of the tokens `ids_TK`; without `ids_TK` they are all V in order. −inf: an empty slot.
+    """
+
+    tokens: tuple[int, ...]
+    known_TK: Tensor
+    ids_TK: Tensor | None = None
+
+    @property
+    def access(self) -> Access:
+        """The level that sees this."""
+        return Access.FULL_LOGITS if self.ids_TK is None else Access.TOPK_LOGPROBS
+
+    def top(self, k: int) -> Exposure:
+        """Only the k largest a token. Raises ConfigError for k < 1; more than there are is all there are."""
+        known_TK, index_TK = truncated.top_k(self.known_TK, min(k, self.known_TK.shape[-1]))
+        ids_TK = index_TK if self.ids_TK is None else self.ids_TK.gather(-1, index_TK)
+        return Exposure(self.tokens, known_TK, ids_TK)
+
+    def rounded(self, decimals: int) -> Exposure:
+        """Rounded log-probabilities."""
+        return replace(self, known_TK=truncated.rounded(self.known_TK, decimals))
+
+    def first(self, n: int) -> Exposure:
+        """Only the first n tokens."""
+        ids_TK = None if self.ids_TK is None else self.ids_TK[:n]
+        return Exposure(self.tokens[:n], self.known_TK[:n], ids_TK)

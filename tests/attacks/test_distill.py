@@ -1,0 +1,162 @@
+"""Distillation from distributions: the loss, its parts on own and teacher text, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from azeotrope.attacks.abkd import ABKD
+from azeotrope.attacks.base import AttackRun, Service
+from azeotrope.attacks.distill import Distillation, _Guide
+from azeotrope.attacks.fkl import ForwardKL
+from azeotrope.attacks.gkd import GKD
+from azeotrope.attacks.guide import Target
+from azeotrope.attacks.sft import SFT
+from azeotrope.attacks.taid import TAID
+from azeotrope.attacks.topk_kd import TopKKD
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.release import Release
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.types import Problem, Trace
+from azeotrope.maths import divergences
+from azeotrope.models.exposure import Exposure
+from azeotrope.models.gradients import completions, nll
+from azeotrope.models.lm import LM
+from azeotrope.models.replay import replay
+from tiny import Toy, fresh
+
+QUICK = SFT(epochs=2, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False)
+V = 9
+
+
+class Shown(Service):
+    """A teacher that shows its distributions."""
+
+    def __init__(self, lm: LM) -> None:
+        super().__init__()
+        self.lm, self.asked = lm, 0
+
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        raise AssertionError("distillation asks for no further texts")
+
+    leak = ask
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.lm.tokenizer
+
+    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+        if not released:
+            self.queries += len(traces)
+        prompts = self.lm.encode_many([t.prompt for t in traces])
+        pairs = list(zip(prompts, completions(self.lm, traces), strict=True))
+        shown = replay(self.lm, pairs, Sampling())
+        return [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
+
+
+def setting(attack: Distillation, seed: int = 0) -> tuple[_Guide, torch.Tensor, torch.Tensor, Target]:
+    generator = torch.Generator().manual_seed(seed)
+    logits, known = (2.0 * torch.randn(6, V, generator=generator) for _ in range(2))
+    target = Target(
+        torch.log_softmax(known, -1), None, torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([False, True, False])
+    )
+    guide = _Guide(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0)
+    return guide, logits, torch.arange(6), target
+
+
+def test_the_loss_is_what_it_says() -> None:
+    guide, logits, labels, target = setting(ForwardKL(alpha=0.3))
+    logq = torch.log_softmax(logits, -1)
+    taught = [0, 1, 5]  # row 1 holds the student's own text
+    expected = 0.7 * -logq[taught, labels[taught]].mean()
+    expected = expected + 0.3 * divergences.forward_kl(target.known_NK, logq).mean()
+    assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_temperature_softens_both_and_keeps_the_size_of_gradients() -> None:
+    guide, logits, labels, target = setting(ForwardKL(alpha=1.0, temperature=4.0))
+    p, q = (torch.log_softmax(x / 4.0, -1) for x in (target.known_NK, logits))
+    expected = 16.0 * divergences.forward_kl(p, q).mean()
+    assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_few_log_probabilities_are_compared_with_the_same_tokens() -> None:
+    guide, logits, labels, target = setting(TopKKD(alpha=1.0))
+    full = guide.loss(logits, labels, target).item()
+    shown = Exposure(tuple(range(6)), target.known_NK).top(3)
+    part = Target(shown.known_TK, shown.ids_TK, target.rows_N, target.own_B)
+    assert 0.0 < guide.loss(logits, labels, part).item() < full, "merging tokens loses information"
+    with pytest.raises(ValueError, match="renormalize"):
+        TopKKD(temperature=2.0)
+
+
+def test_the_moving_target_arrives_at_the_teacher() -> None:
+    guide, logits, labels, target = setting(TAID(alpha=1.0, start=0.0))
+    assert guide.loss(logits, labels, target).item() == pytest.approx(0.0, abs=1e-6)
+    guide.progress = 1.0
+    expected = divergences.forward_kl(target.known_NK, torch.log_softmax(logits, -1)).mean()
+    assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("attack", [ForwardKL(sft=QUICK, alpha=1.0), ABKD(sft=QUICK, alpha=1.0), GKD(sft=QUICK)])
+def test_students_come_nearer_to_the_teacher(attack: Distillation) -> None:
+    teacher, task = fresh("llama", spread=0.2), Toy()
+    problems = task.problems("release", 32)
+    traces = [Trace(problem_id=p.id, prompt=p.prompt, text="xyzzy") for p in problems]
+    service = Shown(teacher)
+    lm = fresh("llama", spread=0.2, seed=4)
+
+    def distance() -> float:
+        mine, theirs = (torch.cat([e.known_TK for e in Shown(m).logprobs(traces)]) for m in (lm, teacher))
+        return float(divergences.forward_kl(theirs, mine).mean())
+
+    before = distance()
+    run = AttackRun(seed=0, task=task, problems=problems, service=service)
+    outcome = attack.train([lm], Release.of(traces, Access.FULL_LOGITS), run)
+    assert distance() < 0.8 * before
+    assert outcome.queries == round(attack.on_policy * 32) * QUICK.epochs
+    assert (outcome.own_tokens > 0) == (attack.on_policy > 0)
+    assert nll(lm, traces) > 0
+
+
+def test_other_vocabularies_and_silent_services_are_refused() -> None:
+    task = Toy()
+    problems = task.problems("release", 4)
+    traces = [Trace(problem_id=p.id, prompt=p.prompt, text="xyzzy") for p in problems]
+    release = Release.of(traces, Access.FULL_LOGITS)
+
+    class Other(Shown):
+        @property
+        def tokenizer(self) -> Any:
+            return type("T", (), {"get_vocab": lambda self: {"a": 0}})()
+
+    run = AttackRun(seed=0, task=task, problems=problems, service=Other(fresh("llama")))
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        ForwardKL(sft=QUICK).train([fresh("llama")], release, run)
+
+    class Silent(Shown):
+        logprobs = Service.logprobs  # type: ignore[assignment]
+
+    run = AttackRun(seed=0, task=task, problems=problems, service=Silent(fresh("llama")))
+    with pytest.raises(ConfigError, match="text only"):
+        ForwardKL(sft=QUICK).train([fresh("llama")], release, run)
+    with pytest.raises(ConfigError, match="FULL_LOGITS"):
+        ForwardKL(sft=QUICK).train([fresh("llama")], Release.of(traces, Access.TOPK_LOGPROBS), run)
+
+
+def test_exposures_are_cut_and_rounded() -> None:
+    known = torch.log_softmax(torch.randn(5, V, generator=torch.Generator().manual_seed(0)), -1)
+    full = Exposure(tuple(range(5)), known)
+    assert full.access is Access.FULL_LOGITS
+    top = full.top(3)
+    assert top.access is Access.TOPK_LOGPROBS
+    assert top.ids_TK is not None
+    assert torch.equal(known.gather(-1, top.ids_TK), top.known_TK)
+    assert torch.equal(top.top(2).ids_TK, top.ids_TK[:, :2])  # type: ignore[arg-type]
+    assert top.top(99).known_TK.shape == (5, 3)
+    assert full.first(2).known_TK.shape == (2, V)
+    assert torch.equal(full.rounded(1).known_TK, torch.round(known, decimals=1))

@@ -1,0 +1,107 @@
+"""Studies of services that show log-probabilities: what is checked, what is shown, what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError, RunError
+from azeotrope.core.plugins import load as real_load  # before the fixture of this folder replaces it
+from azeotrope.core.sampling import Sampling
+from azeotrope.defenses.base import Bench
+from azeotrope.study.config import Evaluation, Study, parse_study
+from azeotrope.study.plan import make_plan
+from azeotrope.study.run import default_stages
+from azeotrope.study.service import DefendedService, bench_of, read_fitted, write_fitted
+from azeotrope.study.specs import ReleaseSpec
+from tiny import Toy, fresh
+
+
+@pytest.fixture(autouse=True)
+def _real_methods(_fake_catalogue: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("azeotrope.core.plugins.load", real_load)
+
+
+def study(**release: Any) -> Study:
+    return parse_study(
+        {
+            "name": "x",
+            "teacher": "embedded/teacher",
+            "tasks": [{"kind": "lookup"}],
+            "release": {"n": 8, **release},
+            "attacks": [{"kind": "sft"}] + ([{"kind": "fkl"}] if release else []),
+            "students": [{"family": "embedded/student-llama"}],
+        }
+    )
+
+
+def steps(**release: Any) -> dict[str, str]:
+    return {step.label: step.id for step in make_plan(study(**release), default_stages()).steps}
+
+
+def test_an_attack_must_not_read_more_than_is_shown() -> None:
+    for shown in ("text", "topk_logprobs"):
+        with pytest.raises(ConfigError, match=rf"'attacks.1': fkl needs access full_logits.*shows {shown};"):
+            study(access=shown)
+    assert study(access="full_logits").release.access == "full_logits"
+
+
+def test_what_is_shown_matters_only_to_attacks_that_read_it() -> None:
+    plain, shown = steps(), steps(access="full_logits")
+    assert plain.items() <= shown.items()
+    (added,) = set(shown) - set(plain)
+    assert "fkl" in added
+
+
+def service(access: Access, arm: tuple[dict[str, Any], ...] = (), fitted: Path | None = None) -> DefendedService:
+    spec = ReleaseSpec(
+        teacher="embedded/teacher",
+        task={"kind": "lookup"},
+        arm=arm,
+        n=4,
+        draw=0,
+        seed=1,
+        sampling=Sampling(),
+        evaluation=Evaluation(),
+    )
+    return DefendedService(spec, fitted=fitted, access=access, top=5)
+
+
+def test_the_service_shows_the_defended_distributions_and_bills_what_did_not_come_with_the_release() -> None:
+    full, top = service(Access.FULL_LOGITS), service(Access.TOPK_LOGPROBS)
+    bench = bench_of(full.spec)
+    traces = full.ask(bench.task.problems("release", 3), seed=2)
+    before = full.queries
+    exposures = full.logprobs(traces, released=True)
+    assert full.queries == before
+    for trace, exposure, few in zip(traces, exposures, top.logprobs(traces), strict=True):
+        assert exposure.tokens == tuple(trace.token_ids or ())
+        assert few.known_TK.shape == (len(exposure.tokens), 5)
+        assert torch.equal(few.known_TK[:, 0], exposure.known_TK.max(-1).values)
+        said = exposure.known_TK[torch.arange(len(exposure.tokens)), torch.tensor(exposure.tokens)]
+        assert said.mean() > -1.0, "the teacher finds its own words likely"
+    assert top.queries == 3
+    hot = service(Access.FULL_LOGITS, ({"kind": "temperature", "heat": 1.0},)).logprobs(traces)
+    assert all(h.known_TK.max() < e.known_TK.max() for h, e in zip(hot, exposures, strict=True))
+    with pytest.raises(ConfigError, match="text only"):
+        service(Access.TEXT).logprobs(traces)
+
+
+def test_what_a_defense_has_learned_comes_with_the_release(tmp_path: Path) -> None:
+    first, second = (Bench(fresh("llama"), Toy(), Sampling()) for _ in range(2))
+    path = tmp_path / "fitted.safetensors"
+    write_fitted(first, path)
+    assert not path.exists(), "nothing learned, nothing stored"
+    first.fitted["cmi-0123"] = {"a_VR": torch.randn(5, 2), "b_RV": torch.randn(5, 2).T}
+    write_fitted(first, path)
+    read_fitted(second, path)
+    assert second.fitted.keys() == first.fitted.keys()
+    for name, tensor in first.fitted["cmi-0123"].items():
+        assert torch.equal(second.fitted["cmi-0123"][name], tensor)
+    path.write_bytes(b"not tensors")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_fitted(second, path)
