@@ -90,8 +90,19 @@ def test_few_log_probabilities_are_compared_with_the_same_tokens() -> None:
     shown = Exposure(tuple(range(6)), target.known_NK).top(3)
     part = Target(shown.known_TK, shown.ids_TK, target.rows_N, target.own_B)
     assert 0.0 < guide.loss(logits, labels, part).item() < full, "merging tokens loses information"
-    with pytest.raises(ValueError, match="renormalize"):
-        TopKKD(temperature=2.0)
+    guide, *_ = setting(TopKKD(alpha=1.0, temperature=2.0))
+    logp, logq = guide.attack.pair(logits, part)
+    assert torch.allclose(logp, torch.log_softmax(shown.known_TK / 2.0, -1))
+    assert torch.allclose(logq.logsumexp(-1), torch.zeros(6), atol=1e-6)
+
+
+def test_where_nothing_is_shown_it_is_fine_tuning() -> None:
+    guide, logits, labels, target = setting(GKD())
+    silent = Target(target.known_NK[:, :0], torch.empty(6, 0, dtype=torch.long), target.rows_N, target.own_B)
+    taught = [0, 1, 5]
+    expected = -torch.log_softmax(logits, -1)[taught, labels[taught]].mean()
+    assert guide.loss(logits, labels, silent).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert guide.renew(fresh("llama"), 0) == {}, "nothing would be learned from asking"
 
 
 def test_the_moving_target_arrives_at_the_teacher() -> None:
@@ -159,4 +170,5 @@ def test_exposures_are_cut_and_rounded() -> None:
     assert torch.equal(top.top(2).ids_TK, top.ids_TK[:, :2])  # type: ignore[arg-type]
     assert top.top(99).known_TK.shape == (5, 3)
     assert full.first(2).known_TK.shape == (2, V)
-    assert torch.equal(full.rounded(1).known_TK, torch.round(known, decimals=1))
+    assert torch.allclose(full.rounded(0.5).known_TK, torch.round(2 * known) / 2)
+    assert full.nothing().access is Access.TEXT

@@ -64,8 +64,8 @@ def test_empty_slots_do_not_count() -> None:
 
 def test_rounded_values_that_sum_to_more_than_one() -> None:
     p = torch.tensor([[0.5, 0.49999, 1e-5]], dtype=torch.float64).log()
-    known = tr.rounded(p, 1)[:, :2]  # −0.7 each: 0.4966 · 2 < 1; −0.69 would exceed it
-    assert known.tolist() == [[-0.7, -0.7]]
+    assert tr.rounded(p, 0.1)[0, :2].tolist() == pytest.approx([-0.7, -0.7])
+    assert torch.equal(tr.rounded(p, 0.0), p)
     over = torch.full((1, 2), -0.69, dtype=torch.float64)
     a, _ = tr.pair(over, torch.tensor([[0, 1]]), p, "rest")
     assert a.isfinite().all()
@@ -78,6 +78,6 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ConfigError, match="between 1"):
         tr.top_k(p, V + 1)
     with pytest.raises(ConfigError, match="0 or more"):
-        tr.rounded(p, -1)
+        tr.rounded(p, -0.1)
     with pytest.raises(ConfigError, match="Unknown rule"):
         tr.pair(*tr.top_k(p, 2), p, "guess")  # type: ignore[arg-type]

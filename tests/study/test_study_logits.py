@@ -87,6 +87,14 @@ def test_the_service_shows_the_defended_distributions_and_bills_what_did_not_com
     assert top.queries == 3
     hot = service(Access.FULL_LOGITS, ({"kind": "temperature", "heat": 1.0},)).logprobs(traces)
     assert all(h.known_TK.max() < e.known_TK.max() for h, e in zip(hot, exposures, strict=True))
+    for arm, access, width in (
+        ({"kind": "topk_logprobs", "k": 3}, Access.TOPK_LOGPROBS, 3),
+        ({"kind": "topk_logprobs", "k": 0}, Access.FULL_LOGITS, exposures[0].known_TK.shape[1]),
+        ({"kind": "round_logprobs", "step": 1.0}, Access.FULL_LOGITS, exposures[0].known_TK.shape[1]),
+        ({"kind": "label_only"}, Access.TEXT, 0),
+    ):
+        shown = service(Access.FULL_LOGITS, (arm,)).logprobs(traces)
+        assert {(s.access, s.known_TK.shape[1]) for s in shown} == {(access, width)}
     with pytest.raises(ConfigError, match="text only"):
         service(Access.TEXT).logprobs(traces)
 

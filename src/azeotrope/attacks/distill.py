@@ -8,10 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -39,6 +39,9 @@ class Distillation(StudentAttack):
     before every epoch that share of the texts is replaced by the student's own, along which the service is asked
     for its log-probabilities (and bills them); such texts count in D alone. Published implementations sample anew
     in every step; once an epoch is the affordable approximation here.
+
+    A defense may show less than the attack would read: it then uses the tokens that are shown, and fine-tunes on
+    text alone where none are.
     """
 
     needs: ClassVar[Access] = Access.FULL_LOGITS
@@ -47,6 +50,9 @@ class Distillation(StudentAttack):
     alpha: float = Field(default=0.5, ge=0, le=1, description="α, the divergence's share of the loss")
     temperature: float = Field(default=1.0, gt=0, description="τ of both distributions")
     on_policy: float = Field(default=0.0, ge=0, le=1, description="share of texts that the student writes itself")
+    missing: Missing = Field(
+        default="rest", description="where not all are shown: a bucket for the rest, renormalize, or ignore"
+    )
 
     @property
     def budget(self) -> Budget:
@@ -58,11 +64,16 @@ class Distillation(StudentAttack):
         """D per token from the teacher's and the student's log-probabilities; `progress` of training in [0, 1]."""
 
     def pair(self, logits_NV: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        """Log-probabilities at τ, teacher's and student's, over the same tokens."""
-        logp = target.known_NK
-        if self.temperature != 1.0:
-            logp = torch.log_softmax(logp / self.temperature, -1)
-        return logp, torch.log_softmax(logits_NV / self.temperature, -1)
+        """Log-probabilities at τ, teacher's and student's, over the same tokens.
+
+        What is not shown is treated by `missing`, at τ ≠ 1 by renormalizing: the rest is not known there.
+        """
+        logq_NV = torch.log_softmax(logits_NV / self.temperature, -1)
+        logp = target.known_NK / self.temperature
+        if target.ids_NK is not None:
+            missing = self.missing if self.temperature == 1.0 else "renormalize"
+            return truncated.pair(logp, target.ids_NK, logq_NV, missing)
+        return logp if self.temperature == 1.0 else torch.log_softmax(logp, -1), logq_NV
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
         """Train every base; see `StudentAttack.train`. Raises ConfigError for another vocabulary."""
@@ -76,32 +87,9 @@ class Distillation(StudentAttack):
             guide = _Guide(self, targets, traces, run, service, index)
             self.sft.teach(lm, traces, run, index, outcome, guide=guide)
             outcome.own_tokens += guide.own_tokens
+            outcome.notes["shown"] = guide.shown.name.lower()
         outcome.queries, outcome.query_tokens = service.queries - before[0], service.tokens - before[1]
         return outcome
-
-
-class TopKDistillation(Distillation):
-    """Distillation from the k largest log-probabilities a token; what to do with the rest is `missing`."""
-
-    needs: ClassVar[Access] = Access.TOPK_LOGPROBS
-
-    missing: Missing = Field(default="rest", description="one bucket for all others, renormalize, or ignore")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.temperature != 1.0 and self.missing != "renormalize":
-            raise ValueError(
-                "a temperature other than 1 needs missing: renormalize, as the rest is not known at it"
-            )
-        return self
-
-    def pair(self, logits_NV: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        """See `Distillation.pair`; with all tokens known there is nothing missing."""
-        if target.ids_NK is None:
-            return super().pair(logits_NV, target)
-        known_NK = target.known_NK / self.temperature
-        logq_NV = torch.log_softmax(logits_NV / self.temperature, -1)
-        return truncated.pair(known_NK, target.ids_NK, logq_NV, self.missing)
 
 
 class _Guide(Guide):
@@ -118,22 +106,25 @@ class _Guide(Guide):
     ) -> None:
         self.attack, self.targets, self.traces, self.run, self.service = attack, targets, traces, run, service
         self.index, self.own_tokens = index, 0
+        self.shown = min((target.access for target in targets), default=Access.TEXT)
 
     def loss(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Tensor:
         attack = self.attack
         total = logits_NV.new_zeros(())
-        if attack.alpha > 0.0:
+        shown = target.known_NK.shape[-1] > 0
+        alpha = attack.alpha if shown else 0.0
+        if alpha > 0.0:
             logp, logq = attack.pair(logits_NV, target)
             found_N = attack.divergence(logp, logq, self.progress)
-            total = total + attack.alpha * attack.temperature**2 * found_N.mean()
+            total = total + alpha * attack.temperature**2 * found_N.mean()
         taught_N = ~target.own_B[target.rows_N]
-        if attack.alpha < 1.0 and taught_N.any():
-            total = total + (1.0 - attack.alpha) * cross_entropy(logits_NV[taught_N], labels_N[taught_N])
+        if alpha < 1.0 and taught_N.any():
+            total = total + (1.0 - alpha) * cross_entropy(logits_NV[taught_N], labels_N[taught_N])
         return total
 
     def renew(self, lm: LM, epoch: int) -> Mapping[int, tuple[Trace, Exposure]]:
         share = self.attack.on_policy
-        if share == 0.0:
+        if share == 0.0 or self.shown is Access.TEXT:
             return {}
         task, seed = self.run.need_task(self.attack.kind), derive(self.run.seed, "own", self.index, epoch)
         kept = [i for i, trace in enumerate(self.traces) if trace.text]

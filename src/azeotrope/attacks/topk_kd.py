@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from azeotrope.attacks.distill import TopKDistillation
+from azeotrope.attacks.distill import Distillation
+from azeotrope.core.access import Access
 from azeotrope.core.types import Paper
 from azeotrope.maths import divergences
 
 
-class TopKKD(TopKDistillation):
+class TopKKD(Distillation):
     """D = Σ_K p log(p/q) over the k tokens shown, and by default one bucket for all others.
 
     The data-processing inequality makes the bucketed divergence a lower bound of the full one. `renormalize`
@@ -21,6 +22,7 @@ class TopKKD(TopKDistillation):
     kind: ClassVar[str] = "topk_kd"
     summary: ClassVar[str] = "distil the k log-probabilities that an API shows"
     paper: ClassVar[Paper | None] = None
+    needs: ClassVar[Access] = Access.TOPK_LOGPROBS
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """See `Distillation.divergence`."""

@@ -15,6 +15,7 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.models.decode import LogitRule
+from azeotrope.models.exposure import Exposure
 from azeotrope.models.lm import LM, load
 from azeotrope.models.teacher import LocalTeacher, Teacher, check_defenses
 from azeotrope.tasks.base import Task
@@ -102,13 +103,24 @@ class LogitDefense(Defense):
         return None
 
 
+class SurfaceDefense(Defense):
+    """Acts on what a reply shows beside its text; strength 0 shows everything as it is."""
+
+    stage: ClassVar[Stage] = Stage.SURFACE
+
+    @abstractmethod
+    def expose(self, exposure: Exposure) -> Exposure:
+        """What is shown in place of `exposure`: never more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A composition ready to run: the (possibly edited) teacher, logit rules, then text defenses."""
+    """A composition ready to run: the (possibly edited) teacher, logit rules, text defenses, then surfaces."""
 
     writer: Teacher
     rules: tuple[LogitRule, ...]
     text: tuple[TraceDefense, ...]
+    surfaces: tuple[SurfaceDefense, ...] = ()
 
     @property
     def teacher(self) -> LM:
@@ -126,6 +138,7 @@ def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
     writer = bench.writer
     rules: list[LogitRule] = []
     text: list[TraceDefense] = []
+    surfaces: list[SurfaceDefense] = []
     for defense in defenses:
         if defense.strength == 0.0:
             continue
@@ -141,8 +154,10 @@ def assemble(defenses: Sequence[Defense], bench: Bench) -> Pipeline:
                 rules.append(defense.bind(bench))
         elif isinstance(defense, TraceDefense):
             text.append(defense)
+        elif isinstance(defense, SurfaceDefense):
+            surfaces.append(defense)
         else:
             raise ConfigError(
                 f"The defense '{defense.kind}' acts at stage '{defense.stage}', which is not supported here."
             )
-    return Pipeline(writer, tuple(rules), tuple(text))
+    return Pipeline(writer, tuple(rules), tuple(text), tuple(surfaces))

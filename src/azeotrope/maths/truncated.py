@@ -61,8 +61,11 @@ def top_k(logp_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def rounded(logp: Tensor, decimals: int) -> Tensor:
-    """Log-probabilities rounded to `decimals` places, as an API may return them. Raises ConfigError below 0."""
-    if decimals < 0:
-        raise ConfigError(f"Log-probabilities cannot be rounded to {decimals} decimals; give 0 or more.")
-    return torch.round(logp, decimals=decimals)
+def rounded(logp: Tensor, step: float) -> Tensor:
+    """Log-probabilities rounded to multiples of `step` nats, as an API may return them; 0 leaves them as they are.
+
+    Raises ConfigError below 0.
+    """
+    if step < 0:
+        raise ConfigError(f"Log-probabilities cannot be rounded to steps of {step} nats; give 0 or more.")
+    return torch.round(logp / step) * step if step > 0 else logp

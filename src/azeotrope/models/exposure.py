@@ -27,6 +27,8 @@ class Exposure:
     @property
     def access(self) -> Access:
         """The level that sees this."""
+        if self.known_TK.shape[-1] == 0:
+            return Access.TEXT
         return Access.FULL_LOGITS if self.ids_TK is None else Access.TOPK_LOGPROBS
 
     def top(self, k: int) -> Exposure:
@@ -35,9 +37,14 @@ class Exposure:
         ids_TK = index_TK if self.ids_TK is None else self.ids_TK.gather(-1, index_TK)
         return Exposure(self.tokens, known_TK, ids_TK)
 
-    def rounded(self, decimals: int) -> Exposure:
-        """Rounded log-probabilities."""
-        return replace(self, known_TK=truncated.rounded(self.known_TK, decimals))
+    def rounded(self, step: float) -> Exposure:
+        """Log-probabilities rounded to multiples of `step` nats; 0 leaves them. Raises ConfigError below 0."""
+        return replace(self, known_TK=truncated.rounded(self.known_TK, step))
+
+    def nothing(self) -> Exposure:
+        """The text alone."""
+        none_TK = self.known_TK[:, :0]
+        return Exposure(self.tokens, none_TK, none_TK.long())
 
     def first(self, n: int) -> Exposure:
         """Only the first n tokens."""

@@ -80,7 +80,11 @@ class DefendedService(Service):
         found = [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
         if not released:
             self._bill(traces, {})
-        return found if self.access is Access.FULL_LOGITS else [one.top(self.top) for one in found]
+        if self.access is Access.TOPK_LOGPROBS:
+            found = [one.top(self.top) for one in found]
+        for surface in self.pipeline.surfaces:
+            found = [surface.expose(one) for one in found]
+        return found
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         """See `Service.leak`."""
