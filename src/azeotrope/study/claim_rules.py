@@ -221,10 +221,9 @@ def _restored(rule: Restored, scene: Scene) -> Ground:
             values[attack, per_unit] = gain - rule.share * (clean - passive)
         values["", per_unit] = clean - passive
     if not stats.from_replicates(values["", False], n=0, n_seeds=0).low > 0:
-        loss = float(values["", False][0])
-        return Ground(
-            [Effect("loss", problem=f"nothing to restore: the passive student lost {100 * loss:.1f} points")]
-        )
+        loss = 100 * float(values["", False][0])
+        told = f"lost {loss:.1f} points, which may be chance" if loss > 0 else f"gained {-loss:.1f} points"
+        return Ground([Effect("loss", problem=f"nothing to restore: the passive student {told}")])
     names = sorted({attack for attack, _ in values if attack})
     return Ground([Effect(a, values[a, False], values[a, True], margin=0.0) for a in names], every=False)
 
