@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,10 @@ def test_withstands_the_worst_attack() -> None:
     """The undefended gain is .7; ADS at .4 leaves .1, temperature at .1 leaves .6."""
     assert only(trial({"rule": "withstands", "arm": "ads(lam=0.4", "share": 0.5})) == SUPPORTED
     assert only(trial({"rule": "withstands", "arm": "temperature(delta=0.1", "share": 0.5})) == NOT_SUPPORTED
+    (verdict,), _ = verdicts(
+        trial({"rule": "withstands", "arm": "temperature(delta=0.1", "share": 0.5}), STUDENTS, TEACHERS
+    )
+    assert re.search(r"the worst attack \(.*\) gets 8\d % \[\d+, \d+\] of the undefended gain", verdict.reason)
 
 
 def test_many_claims_are_adjusted() -> None:

@@ -255,15 +255,24 @@ def _withstands(rule: Withstands, scene: Scene) -> Ground:
     arm = _arm(scene, rule.arm).label
     attacks = [a.label for a in scene.plan.expansion.attacks]
     undistilled = over_draws(scene.data.undistilled[scene.student.family].matrices[rule.metric], scene.data.draws)
-    found = []
-    for attack in attacks:
-        pair = []
-        for per_unit in (False, True):
-            start = stats.replicate(undistilled, scene.weights(undistilled.shape[1], per_unit))
-            best = np.max([scene.leak(UNDEFENDED, a, rule.metric, per_unit) for a in attacks], axis=0)
-            pair.append(rule.share * (best - start) - (scene.leak(arm, attack, rule.metric, per_unit) - start))
-        found.append(Effect(attack, pair[0], pair[1], margin=0.0))
-    return Ground(found)
+    gains: dict[tuple[str, bool], Floats] = {}  # under the defense, over the undistilled student
+    best = {}
+    for per_unit in (False, True):
+        start = stats.replicate(undistilled, scene.weights(undistilled.shape[1], per_unit))
+        undefended = [scene.leak(UNDEFENDED, attack, rule.metric, per_unit) for attack in attacks]
+        best[per_unit] = np.max(undefended, axis=0) - start
+        gains |= {(a, per_unit): scene.leak(arm, a, rule.metric, per_unit) - start for a in attacks}
+    margins = {key: rule.share * best[key[1]] - gain for key, gain in gains.items()}
+    effects = [Effect(a, margins[a, False], margins[a, True], margin=0.0) for a in attacks]
+    worst = max(attacks, key=lambda attack: float(gains[attack, False][0]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept_share = np.max([gains[attack, False] for attack in attacks], axis=0) / best[False]
+    share = stats.from_replicates(kept_share, n=0, n_seeds=0)
+    said = (
+        f"the worst attack ({worst}) gets {100 * share.difference:.0f} % "
+        f"[{100 * share.low:.0f}, {100 * share.high:.0f}] of the undefended gain"
+    )
+    return Ground(effects, conditions=[(said, True)])
 
 
 def _sweep(scene: Scene, name: str) -> Sweep:
