@@ -27,12 +27,12 @@ from tiny import toy_traces
 # `version` (and change the line here) only if the attack's numbers change.
 IDENTITIES = {
     "topk_kd": "a0a1e1db171efe19",
-    "taid": "9750c3c8c35342e7",
-    "rkl": "159c86d966e97221",
-    "gkd": "bf124844c158802e",
-    "fkl": "8206e3a34c1f3bb0",
-    "distillm": "2aea624e18772bc7",
-    "abkd": "ece39387918b7344",
+    "taid": "f4d097cbe651ed67",
+    "rkl": "950771850eefae9e",
+    "gkd": "044f407b412357bb",
+    "fkl": "2ee834d5e4f5529b",
+    "distillm": "17d3e3c5785aca26",
+    "abkd": "a22de79bd68c8046",
     "answers_only": "328db080716882d7",
     "clean_mix": "3246c21c955795e3",
     "filtered_sft": "f1838e1e936cbbba",
