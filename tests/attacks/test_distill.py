@@ -49,7 +49,9 @@ class Shown(Service):
     def tokenizer(self) -> Any:
         return self.lm.tokenizer
 
-    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
         if not released:
             self.queries += len(traces)
         prompts = self.lm.encode_many([t.prompt for t in traces])
@@ -72,7 +74,7 @@ def test_the_loss_is_what_it_says() -> None:
     guide, logits, labels, target = setting(ForwardKL(alpha=0.3))
     logq = torch.log_softmax(logits, -1)
     taught = [0, 1, 5]  # row 1 holds the student's own text
-    expected = 0.7 * -logq[taught, labels[taught]].mean()
+    expected = 0.7 * -logq[taught, labels[taught]].sum() / 6
     expected = expected + 0.3 * divergences.forward_kl(target.known_NK, logq).mean()
     assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -100,7 +102,7 @@ def test_where_nothing_is_shown_it_is_fine_tuning() -> None:
     guide, logits, labels, target = setting(GKD())
     silent = Target(target.known_NK[:, :0], torch.empty(6, 0, dtype=torch.long), target.rows_N, target.own_B)
     taught = [0, 1, 5]
-    expected = -torch.log_softmax(logits, -1)[taught, labels[taught]].mean()
+    expected = -torch.log_softmax(logits, -1)[taught, labels[taught]].sum() / 6
     assert guide.loss(logits, labels, silent).item() == pytest.approx(expected.item(), rel=1e-5)
     assert guide.renew(fresh("llama"), 0) == {}, "nothing would be learned from asking"
 
@@ -148,6 +150,18 @@ def test_other_vocabularies_and_silent_services_are_refused() -> None:
     run = AttackRun(seed=0, task=task, problems=problems, service=Other(fresh("llama")))
     with pytest.raises(ConfigError, match="another vocabulary"):
         ForwardKL(sft=QUICK).train([fresh("llama")], release, run)
+
+    class Coarse(Shown):
+        def logprobs(
+            self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+        ) -> list[Exposure]:
+            return [e.first(2) for e in super().logprobs(traces, access=access, released=released)]
+
+    run = AttackRun(seed=0, task=task, problems=problems, service=Coarse(fresh("llama")))
+    with pytest.raises(ConfigError, match="different tokens"):
+        ForwardKL(sft=QUICK).train([fresh("llama")], release, run)
+    with pytest.raises(ValueError, match="missing: ignore"):
+        GKD(missing="ignore")
 
     class Silent(Shown):
         logprobs = Service.logprobs  # type: ignore[assignment]

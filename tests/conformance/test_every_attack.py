@@ -38,8 +38,6 @@ OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
 class Echo(Service):
     """A teacher that always says the lesson."""
 
-    access = Access.FULL_LOGITS
-
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
         self.queries += len(problems)
         self.tokens += 5 * len(problems)
@@ -56,7 +54,9 @@ class Echo(Service):
     def lm(self) -> LM:
         return fresh("llama")
 
-    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
         """Sure of the lesson's token at every position, and of the end after it."""
         if not released:
             self.queries += len(traces)
@@ -66,7 +66,7 @@ class Echo(Service):
             said = torch.tensor([lesson[min(t, len(lesson) - 1)] for t in range(len(ids))], dtype=torch.long)
             logits_TV = 6.0 * torch.nn.functional.one_hot(said, self.lm.vocab_size).float()
             exposure = Exposure(tuple(ids), torch.log_softmax(logits_TV, -1))
-            shown.append(exposure if self.access is Access.FULL_LOGITS else exposure.top(3))
+            shown.append(exposure if access is Access.FULL_LOGITS else exposure.top(3))
         return shown
 
 
@@ -94,9 +94,7 @@ def traces(split: str, n: int) -> list[Trace]:
 
 def run(attack: StudentAttack, bases: list[LM], release: Release, seed: int = 0) -> Outcome:
     problems = Toy().problems("release", len(release.traces))
-    service = Echo()
-    service.access = attack.needs
-    around = AttackRun(seed=seed, holdout=traces("holdout", 4), task=Lenient(), problems=problems, service=service)
+    around = AttackRun(seed=seed, holdout=traces("holdout", 4), task=Lenient(), problems=problems, service=Echo())
     return attack.train(bases, release, around)
 
 

@@ -92,9 +92,12 @@ def test_the_service_shows_the_defended_distributions_and_bills_what_did_not_com
         ({"kind": "topk_logprobs", "k": 0}, Access.FULL_LOGITS, exposures[0].known_TK.shape[1]),
         ({"kind": "round_logprobs", "step": 1.0}, Access.FULL_LOGITS, exposures[0].known_TK.shape[1]),
         ({"kind": "label_only"}, Access.TEXT, 0),
-    ):
+    ):  # and an attack that reads few log-probabilities sees few
         shown = service(Access.FULL_LOGITS, (arm,)).logprobs(traces)
         assert {(s.access, s.known_TK.shape[1]) for s in shown} == {(access, width)}
+    assert {e.known_TK.shape[1] for e in full.logprobs(traces, access=Access.TOPK_LOGPROBS)} == {5}
+    both = service(Access.FULL_LOGITS, ({"kind": "label_only"}, {"kind": "topk_logprobs", "k": 3}))
+    assert {e.access for e in both.logprobs(traces)} == {Access.TEXT}
     with pytest.raises(ConfigError, match="text only"):
         service(Access.TEXT).logprobs(traces)
 
@@ -105,9 +108,13 @@ def test_what_a_defense_has_learned_comes_with_the_release(tmp_path: Path) -> No
     write_fitted(first, path)
     assert not path.exists(), "nothing learned, nothing stored"
     first.fitted["cmi-0123"] = {"a_VR": torch.randn(5, 2), "b_RV": torch.randn(5, 2).T}
+    first.fitted["cmi-of-another-arm"] = {"a_VR": torch.zeros(1)}
+    first.memory["cmi-0123"] = {"cosine_held_out": -0.25}
+    first.used.add("cmi-0123")
     write_fitted(first, path)
     read_fitted(second, path)
-    assert second.fitted.keys() == first.fitted.keys()
+    assert set(second.fitted) == {"cmi-0123"}
+    assert second.memory == {"cmi-0123": {"cosine_held_out": -0.25}}
     for name, tensor in first.fitted["cmi-0123"].items():
         assert torch.equal(second.fitted["cmi-0123"][name], tensor)
     path.write_bytes(b"not tensors")

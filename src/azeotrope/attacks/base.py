@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack
 from azeotrope.core.release import Release
@@ -41,9 +42,12 @@ class Service(ABC):
     def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
         """One defended completion a problem, each beginning with `prefix`; a fresh one for every seed."""
 
-    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
         """What the service shows of the next-token distributions along texts, one exposure a trace.
 
+        Never more than `access`, which is what the attack reads.
         `released`: the texts are those of the release, whose log-probabilities came with it: nothing is billed.
         Raises ConfigError if the service shows none.
         """

@@ -8,10 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -28,12 +28,13 @@ from azeotrope.core.types import Problem, Trace
 from azeotrope.maths import truncated
 from azeotrope.maths.truncated import Missing
 from azeotrope.models.exposure import Exposure
+from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM
 from azeotrope.models.sample import generate
 
 
 class Distillation(StudentAttack):
-    """Minimize (1 − α)·cross-entropy + α·D(teacher, student) at every token of the training texts.
+    """Minimize the mean over tokens of (1 − α)·cross-entropy + α·D(teacher, student) on the training texts.
 
     D is the subclass's divergence, of log-probabilities at temperature τ, multiplied by τ². With `on_policy`,
     before every epoch that share of the texts is replaced by the student's own, along which the service is asked
@@ -45,14 +46,19 @@ class Distillation(StudentAttack):
     """
 
     needs: ClassVar[Access] = Access.FULL_LOGITS
+    may_ignore: ClassVar[bool] = False  # whether missing mass may be left out of D
 
     sft: SFT = Field(default=SFT(), description="how the student is trained")
     alpha: float = Field(default=0.5, ge=0, le=1, description="α, the divergence's share of the loss")
     temperature: float = Field(default=1.0, gt=0, description="τ of both distributions")
     on_policy: float = Field(default=0.0, ge=0, le=1, description="share of texts that the student writes itself")
-    missing: Missing = Field(
-        default="rest", description="where not all are shown: a bucket for the rest, renormalize, or ignore"
-    )
+    missing: Missing = Field(default="rest", description="where not all are shown")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.missing == "ignore" and not self.may_ignore:
+            raise ValueError(f"missing: ignore is for the forward KL; the minimum of '{self.kind}' would move")
+        return self
 
     @property
     def budget(self) -> Budget:
@@ -81,9 +87,11 @@ class Distillation(StudentAttack):
         service = run.need_service(self.kind)
         outcome = Outcome(students=list(bases))
         before = service.queries, service.tokens
-        targets: Sequence[Exposure] = service.logprobs(traces, released=True) if traces else ()
-        for index, lm in enumerate(bases):
+        for lm in bases:
             check_vocabulary(lm, service, self.kind)
+        targets: Sequence[Exposure] = service.logprobs(traces, access=self.needs, released=True) if traces else ()
+        for index, lm in enumerate(bases):
+            check_alignment(lm, traces, targets, self.kind)
             guide = _Guide(self, targets, traces, run, service, index)
             self.sft.teach(lm, traces, run, index, outcome, guide=guide)
             outcome.own_tokens += guide.own_tokens
@@ -110,7 +118,7 @@ class _Guide(Guide):
 
     def loss(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Tensor:
         attack = self.attack
-        total = logits_NV.new_zeros(())
+        total = logits_NV[:0].sum()  # with a graph, where a batch has nothing to learn
         shown = target.known_NK.shape[-1] > 0
         alpha = attack.alpha if shown else 0.0
         if alpha > 0.0:
@@ -119,7 +127,8 @@ class _Guide(Guide):
             total = total + alpha * attack.temperature**2 * found_N.mean()
         taught_N = ~target.own_B[target.rows_N]
         if alpha < 1.0 and taught_N.any():
-            total = total + (1.0 - alpha) * cross_entropy(logits_NV[taught_N], labels_N[taught_N])
+            summed = cross_entropy(logits_NV[taught_N], labels_N[taught_N], reduction="sum")
+            total = total + (1.0 - alpha) * summed / len(labels_N)
         return total
 
     def renew(self, lm: LM, epoch: int) -> Mapping[int, tuple[Trace, Exposure]]:
@@ -132,7 +141,8 @@ class _Guide(Guide):
         problems: list[Problem] = [self.run.problems[kept[i]] for i in chosen]
         texts = generate(lm, problems, task, Sampling(temperature=1.0), seed=seed)
         self.own_tokens += sum(text.n_tokens for text in texts)
-        shown = self.service.logprobs(texts)
+        shown = self.service.logprobs(texts, access=self.attack.needs)
+        check_alignment(lm, texts, shown, self.attack.kind)
         rows = zip(chosen, texts, shown, strict=True)
         return {i: (text, exposure) for i, text, exposure in rows if exposure.tokens}
 
@@ -144,3 +154,18 @@ def check_vocabulary(lm: LM, service: Service, attack: str) -> None:
             f"The attack '{attack}' compares distributions token by token, but the student '{lm.ref}' has another "
             "vocabulary than the teacher; use an attack across tokenizers or another student."
         )
+
+
+def check_alignment(lm: LM, traces: Sequence[Trace], targets: Sequence[Exposure], attack: str) -> None:
+    """Raise ConfigError unless student and teacher cut the texts into the same tokens and know equally many."""
+    for ids, target in zip(completions(lm, traces), targets, strict=True):
+        if tuple(ids) != target.tokens:
+            raise ConfigError(
+                f"The attack '{attack}' compares distributions token by token, but the student '{lm.ref}' and the "
+                "teacher cut the same text into different tokens; use a student with the teacher's tokenizer."
+            )
+        if target.ids_TK is None and target.known_TK.shape[-1] != lm.vocab_size:
+            raise ConfigError(
+                f"The teacher shows {target.known_TK.shape[-1]} logits a token and the student '{lm.ref}' has "
+                f"{lm.vocab_size}; resize the student's head to the teacher's."
+            )

@@ -21,6 +21,7 @@ class ForwardKL(Distillation):
         title="Distilling the Knowledge in a Neural Network",
         equations=("L = (1 − α)CE + ατ²KL(p ‖ q)",),
     )
+    may_ignore: ClassVar[bool] = True
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """See `Distillation.divergence`."""

@@ -23,6 +23,7 @@ class TopKKD(Distillation):
     summary: ClassVar[str] = "distil the k log-probabilities that an API shows"
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
+    may_ignore: ClassVar[bool] = True
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """See `Distillation.divergence`."""

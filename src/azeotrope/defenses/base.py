@@ -44,6 +44,7 @@ class Bench:
         self.notes: dict[str, Any] = {}
         self.memory: dict[str, Any] = {}
         self.fitted: dict[str, dict[str, Tensor]] = {}
+        self.used: set[str] = set()  # keys of `fitted` that the arm at hand runs on
         self._models: dict[str, LM] = {}
         self._traces: dict[tuple[str, str], list[Trace]] = {}
 

@@ -57,7 +57,7 @@ class CMI(LogitDefense):
     lr: float = Field(default=3e-4, gt=0)
     checks: int = Field(default=5, ge=1, description="checkpoints whose teacher accuracy is measured")
     problems: int = Field(default=128, ge=1, description="holdout problems that measure it")
-    keep: float = Field(default=0.01, ge=0, description="accuracy that the chosen checkpoint may cost")
+    keep: float = Field(default=0.01, ge=0, description="accuracy that the chosen checkpoint may cost, at scale 1")
     serve: Literal["merged", "unmerged"] = Field(default="merged", description="as the head, or logit by logit")
 
     def bind(self, bench: Bench) -> LogitRule:
@@ -73,6 +73,7 @@ class CMI(LogitDefense):
             bench.fitted[key], bench.memory[key] = found.edit.tensors(), told(found)
         if key in bench.memory:  # not where the map came with a release
             bench.notes[self.kind] = bench.memory[key]
+        bench.used.add(key)
         edit = edit_of(bench.fitted[key])
         assert isinstance(edit, LogitMap)
         return edit
@@ -112,10 +113,11 @@ class CMI(LogitDefense):
 
 
 def told(found: Purified) -> dict[str, object]:
-    """What a study records about a map: the cosine's way, the checkpoints, and what held-out text says."""
+    """What a study records about a map as trained: the cosine's way, the checkpoints, what held-out text says."""
     every = max(1, len(found.cosines) // 50)
     return {
         **found.notes,
+        "measured_at_scale": 1.0,
         "cosine_first": found.cosines[0],
         "cosine_held_out": found.chosen.cosine,
         "cosines": [round(c, 4) for c in found.cosines[::every]],

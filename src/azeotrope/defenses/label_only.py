@@ -16,7 +16,9 @@ from azeotrope.models.exposure import Exposure
 
 
 class LabelOnly(SurfaceDefense):
-    """Show (1 − s)·p + s·e_y, y being the token that was said; at s = 1 no log-probabilities at all.
+    """Show (1 − s)·p + s·e_y, y being the token of the text; at s = 1 no log-probabilities at all.
+
+    Along text that the student wrote itself, y is the student's token: it then hears itself.
 
     Full strength closes the channel: the floor that other defenses of log-probabilities are compared with.
     """

@@ -34,8 +34,8 @@ class TopKLogprobs(SurfaceDefense):
         return 1.0 / self.k if self.k else 0.0
 
     def at(self, strength: float) -> Self:
-        """The same method with k = 1/strength, rounded; validated."""
-        k = round(1.0 / strength) if strength > 0 else 0 if strength == 0 else -1
+        """The same method with k = 1/strength, rounded, at least 1; validated."""
+        k = max(1, round(1.0 / strength)) if strength > 0 else 0 if strength == 0 else -1
         return type(self).model_validate({"k": k})
 
     def expose(self, exposure: Exposure) -> Exposure:

@@ -68,7 +68,7 @@ def information(
         centroid_V = probs_nV.mean(0)
         inside += float(_cross(probs_nV, centroid_V).sum() - own_n.sum())
         others_nV = (probs_nV.sum(0) - probs_nV) / (len(index) - 1)
-        loo += float(_cross(probs_nV, others_nV.clamp(min=0.0)).sum() - own_n.sum())
+        loo += float(_cross(probs_nV, others_nV.clamp(min=torch.finfo(torch.float64).tiny)).sum() - own_n.sum())
         entropy += float(own_n.sum())
         sums.append(probs_nV.sum(0))
         logs.append(_finite(logs_nV).sum(0))

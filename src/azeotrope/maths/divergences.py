@@ -137,6 +137,8 @@ def sorted_l1(logp: Tensor, logq: Tensor) -> Tensor:
 
 def interpolated(logits_p: Tensor, logits_q: Tensor, t: float) -> Tensor:
     """log softmax((1 − t)·z_q + t·z_p), TAID's moving target (2501.16937); no gradient into z_q."""
+    if t == 0.0:
+        return torch.log_softmax(logits_q.detach(), -1)  # 0 · (−inf) is no number
     return torch.log_softmax((1.0 - t) * logits_q.detach() + t * logits_p, -1)
 
 

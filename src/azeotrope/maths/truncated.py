@@ -24,9 +24,11 @@ def pair(known_NK: Tensor, ids_NK: Tensor, logq_NV: Tensor, missing: Missing) ->
 
     `known_NK` are log-probabilities (−inf for a slot that was not filled, whose id is ignored), `logq_NV` the
     student's. `rest` adds one bucket for all other tokens; `renormalize` conditions both on the known tokens;
-    `ignore` leaves both unnormalized (the teacher's missing mass then pulls at nothing).
+    `ignore` leaves both unnormalized (the teacher's missing mass then pulls at nothing; for the forward KL only:
+    others have their minimum elsewhere then). Rounded values that sum to more than 1 are normalized first.
     Raises ConfigError for another rule.
     """
+    known_NK = known_NK - known_NK.logsumexp(-1, keepdim=True).clamp(min=0.0)
     empty_NK = known_NK.isneginf()
     logq_NK = logq_NV.gather(-1, ids_NK.masked_fill(empty_NK, 0)).masked_fill(empty_NK, float("-inf"))
     if missing == "ignore":
@@ -39,18 +41,18 @@ def pair(known_NK: Tensor, ids_NK: Tensor, logq_NV: Tensor, missing: Missing) ->
             -1, ids_NK.masked_fill(empty_NK, 0), (~empty_NK).to(torch.int8)
         )
         rest_N1 = logq_NV.masked_fill(listed_NV > 0, float("-inf")).logsumexp(-1, keepdim=True)
-        rest_N1 = rest_N1.clamp(min=math.log(torch.finfo(logq_NV.dtype).tiny))
+        rest_N1 = rest_N1.clamp(min=math.log(torch.finfo(logq_NV.dtype).eps))
         return torch.cat((known_NK, log_rest(known_NK)), -1), torch.cat((logq_NK, rest_N1), -1)
     raise ConfigError(f"Unknown rule for the missing mass '{missing}'; known: {', '.join(get_args(Missing))}.")
 
 
 def log_rest(logs_NK: Tensor) -> Tensor:
-    """log(1 − Σ exp), [N, 1]: the mass of all tokens that are not listed.
+    """log(1 − Σ exp), [N, 1]: the mass of all tokens that are not listed, never below the type's precision.
 
-    Not below the smallest positive number of the type: rounded log-probabilities may sum to more than 1.
+    Below that, 1 − Σ is rounding error, and a reverse divergence would be made of it.
     """
     mass = logs_NK.exp().sum(-1, keepdim=True)
-    return torch.log((1.0 - mass).clamp(min=torch.finfo(logs_NK.dtype).tiny))
+    return torch.log((1.0 - mass).clamp(min=torch.finfo(logs_NK.dtype).eps))
 
 
 def top_k(logp_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:

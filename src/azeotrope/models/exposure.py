@@ -33,6 +33,8 @@ class Exposure:
 
     def top(self, k: int) -> Exposure:
         """Only the k largest a token. Raises ConfigError for k < 1; more than there are is all there are."""
+        if self.known_TK.shape[-1] == 0 and k >= 1:
+            return self
         known_TK, index_TK = truncated.top_k(self.known_TK, min(k, self.known_TK.shape[-1]))
         ids_TK = index_TK if self.ids_TK is None else self.ids_TK.gather(-1, index_TK)
         return Exposure(self.tokens, known_TK, ids_TK)

@@ -181,8 +181,7 @@ class _Learner:
         total = loss + self.recipe.lam * cosine
         if not torch.isfinite(total):
             raise RunError("The map of the logits diverged in training; lower `lr`.")
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        self.a_VR.grad, self.b_RV.grad = torch.autograd.grad(total, [self.a_VR, self.b_RV])
         self.optimizer.step()
         self.cosines.append(float(cosine.detach()))
 

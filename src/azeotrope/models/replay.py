@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from azeotrope.core.errors import RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.models.decode import Batch, LogitRule, Session, StepView
 from azeotrope.models.gradients import head_inputs, pad_batch
@@ -32,7 +33,8 @@ def replay(
 
     Rules act, as in decoding, on logits that have been divided by the sampling temperature; the division is
     undone afterwards, as an API reports log-probabilities of the model and not of the sampler. `seeds` (one a
-    pair) matter to rules that are random. Repetition penalties are of the sampler and left out.
+    pair) matter to rules that are random. Repetition penalties are of the sampler and left out. Raises RunError if
+    logits are not finite.
     """
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
     found: list[Tensor] = [torch.empty(0)] * len(pairs)
@@ -47,6 +49,10 @@ def replay(
             else:
                 logits = _step_by_step(lm, part, [seeds[i] if seeds else 0 for i in chosen], temperature, rules)
             for i, logits_TV in zip(chosen, logits, strict=True):
+                if not torch.isfinite(logits_TV.amax(-1)).all():
+                    raise RunError(
+                        "The defended teacher's logits are not finite; check its weights and the defense."
+                    )
                 found[i] = torch.log_softmax(logits_TV.float(), -1)
     return found
 
@@ -61,7 +67,7 @@ def _at_once(lm: LM, pairs: Sequence[Pair], head_VD: Tensor | None) -> list[Tens
 def _step_by_step(
     lm: LM, pairs: Sequence[Pair], seeds: Sequence[int], temperature: float, rules: Sequence[LogitRule]
 ) -> list[Tensor]:
-    """Walk all rows to the end of the longest; rows that have ended are fed padding and ignored."""
+    """Walk all rows in step; those that have ended are dropped."""
     seeds_B = torch.tensor(list(seeds), dtype=torch.int64, device=lm.model.device)
     batch = Batch(tuple(tuple(prompt) for prompt, _ in pairs), seeds_B)
     teacher = Stepper(lm, hidden=any(rule.needs_hidden for rule in rules))
@@ -71,18 +77,23 @@ def _step_by_step(
         sessions.extend(rule.open(batch) for rule in rules)
         out = teacher.prefill(batch.prompts)
         tokens_B: Tensor | None = None
-        last = max(len(completion) for _, completion in pairs)
-        for t in range(last):
+        live = list(range(len(pairs)))
+        for t in range(max(len(completion) for _, completion in pairs)):
             logits_BV = out.logits_BV / temperature
             for session in sessions:
                 logits_BV = session.step(StepView(t, tokens_B, logits_BV, out.hidden_BD, seeds_B))
-            for row, (_, completion), logits_V in zip(rows, pairs, logits_BV * temperature, strict=True):
-                if t < len(completion):
-                    row.append(logits_V)
-            tokens = [completion[t] if t < len(completion) else lm.pad for _, completion in pairs]
-            tokens_B = torch.tensor(tokens, device=lm.model.device)
-            if t + 1 < last:
-                out = teacher.advance(tokens_B)
+            for i, logits_V in zip(live, logits_BV * temperature, strict=True):
+                rows[i].append(logits_V)
+            keep = [k for k, i in enumerate(live) if len(pairs[i][1]) > t + 1]
+            if not keep:
+                break
+            if len(keep) < len(live):
+                kept_B = torch.tensor(keep, device=lm.model.device)
+                live, seeds_B = [live[k] for k in keep], seeds_B[kept_B]
+                for owner in (teacher, *sessions):
+                    owner.select(kept_B)
+            tokens_B = torch.tensor([pairs[i][1][t] for i in live], device=lm.model.device)
+            out = teacher.advance(tokens_B)
     finally:
         teacher.close()
         for session in sessions:

@@ -151,7 +151,8 @@ def _attack(
         "evaluation": _student_evaluation(study),
     }
     if attack.needs > Access.TEXT:  # what else is shown does not change an attack that reads text
-        identity["access"] = [spec.access, spec.top_logprobs if spec.access == "topk_logprobs" else 0]
+        few = min(attack.needs, Access.named(spec.access)) < Access.FULL_LOGITS
+        identity["access"] = [spec.access, spec.top_logprobs if few else 0]
     return _step(
         ATTACK,
         stages,

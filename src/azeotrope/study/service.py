@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from azeotrope.attacks.base import Service, StudentAttack
 from azeotrope.core import plugins
@@ -68,10 +68,12 @@ class DefendedService(Service):
         """See `Service.tokenizer`."""
         return bench_of(self.spec).teacher.tokenizer
 
-    def logprobs(self, traces: Sequence[Trace], *, released: bool = False) -> list[Exposure]:
-        """See `Service.logprobs`."""
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
+        """See `Service.logprobs`. Surfaces see everything; what the service does not show anyway is cut after them."""
         if self.access is Access.TEXT:
-            return super().logprobs(traces, released=released)
+            return super().logprobs(traces, access=access, released=released)
         lm = self.pipeline.teacher
         prompts = lm.encode_many([trace.prompt for trace in traces])
         pairs = list(zip(prompts, completions(lm, traces), strict=True))
@@ -80,11 +82,9 @@ class DefendedService(Service):
         found = [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
         if not released:
             self._bill(traces, {})
-        if self.access is Access.TOPK_LOGPROBS:
-            found = [one.top(self.top) for one in found]
         for surface in self.pipeline.surfaces:
             found = [surface.expose(one) for one in found]
-        return found
+        return [one.top(self.top) for one in found] if min(self.access, access) < Access.FULL_LOGITS else found
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         """See `Service.leak`."""
@@ -189,18 +189,23 @@ def release_traces(
 
 
 def write_fitted(bench: Bench, path: Path) -> None:
-    """Store what the bench's defenses have learned, if anything."""
-    tensors = {f"{key}/{name}": t for key, parts in bench.fitted.items() for name, t in parts.items()}
+    """Store what the defenses of an arm have learned, if anything, with what was measured of it."""
+    used = {key: bench.fitted[key] for key in sorted(bench.used)}
+    tensors = {f"{key}/{name}": t.contiguous() for key, parts in used.items() for name, t in parts.items()}
     if tensors:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        told = {key: json.dumps(bench.memory[key]) for key in used if key in bench.memory}
+        save_file(tensors, path, metadata=told)
 
 
 def read_fitted(bench: Bench, path: Path) -> None:
     """Give the bench what `write_fitted` stored. Raises RunError if the file is damaged."""
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            told = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read ({error}); remove its folder and run the study again.") from None
+    bench.memory |= {key: json.loads(text) for key, text in told.items() if key not in bench.memory}
     for full, tensor in tensors.items():
         key, _, name = full.rpartition("/")
         bench.fitted.setdefault(key, {})[name] = tensor

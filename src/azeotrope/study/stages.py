@@ -102,7 +102,7 @@ class ModelStages:
         """Defend the teacher, write its release, and measure it on the test problems."""
         started = time.perf_counter()
         bench = bench_of(spec)
-        bench.notes = {}
+        bench.notes, bench.used = {}, set()
         task, teacher, before = bench.task, bench.writer, bench.writer.ledger()
         pipeline = assemble(make_defenses(spec.arm), bench)
         ask = questionnaire(spec, bench)
