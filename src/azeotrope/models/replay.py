@@ -36,8 +36,8 @@ def replay(
     pair) matter to rules that are random. Repetition penalties are of the sampler and left out. Raises RunError if
     logits are not finite.
     """
-    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
-    found: list[Tensor] = [torch.empty(0)] * len(pairs)
+    order = sorted((i for i in range(len(pairs)) if pairs[i][1]), key=lambda i: -sum(map(len, pairs[i])))
+    found: list[Tensor] = [torch.empty(0, lm.vocab_size)] * len(pairs)
     temperature = sampling.temperature or 1.0
     head_VD = rules[0].edited_head(lm, temperature) if len(rules) == 1 and is_plain(lm) else None
     with torch.no_grad():
@@ -50,9 +50,7 @@ def replay(
                 logits = _step_by_step(lm, part, [seeds[i] if seeds else 0 for i in chosen], temperature, rules)
             for i, logits_TV in zip(chosen, logits, strict=True):
                 if not torch.isfinite(logits_TV.amax(-1)).all():
-                    raise RunError(
-                        "The defended teacher's logits are not finite; check its weights and the defense."
-                    )
+                    raise RunError("The teacher's logits are not finite; check its weights and the defense.")
                 found[i] = torch.log_softmax(logits_TV.float(), -1)
     return found
 
@@ -90,12 +88,13 @@ def _step_by_step(
             if len(keep) < len(live):
                 kept_B = torch.tensor(keep, device=lm.model.device)
                 live, seeds_B = [live[k] for k in keep], seeds_B[kept_B]
-                for owner in (teacher, *sessions):
-                    owner.select(kept_B)
+                teacher.select(kept_B)
+                for session in sessions:
+                    session.select(kept_B)
             tokens_B = torch.tensor([pairs[i][1][t] for i in live], device=lm.model.device)
             out = teacher.advance(tokens_B)
     finally:
         teacher.close()
         for session in sessions:
             session.close()
-    return [torch.stack(row) if row else lm.head.weight.new_empty(0, lm.vocab_size) for row in rows]
+    return [torch.stack(row) for row in rows]

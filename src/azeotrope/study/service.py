@@ -71,7 +71,7 @@ class DefendedService(Service):
     def logprobs(
         self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
     ) -> list[Exposure]:
-        """See `Service.logprobs`. Surfaces see everything; what the service does not show anyway is cut after them."""
+        """See `Service.logprobs`; what the service does not show anyway is cut after surfaces have acted."""
         if self.access is Access.TEXT:
             return super().logprobs(traces, access=access, released=released)
         lm = self.pipeline.teacher
