@@ -31,14 +31,14 @@ class CMI(LogitDefense):
 
     Assumes that the surrogate shares the teacher's vocabulary. E + AB is invertible: nothing is removed from the
     logits, a student's gradient is misled, and whoever learns the inverse map is not. CMI before and after is
-    recorded. Merged into the LM head it costs nothing at decoding; `serve: unmerged` is O(V·r) a token.
+    recorded. Merged, the decoder runs another LM head of the same size; `serve: unmerged` adds O(V·r) a token.
     """
 
     kind: ClassVar[str] = "cmi"
     summary: ClassVar[str] = "map the logits so that a distiller's gradient turns away"
     paper: ClassVar[Paper | None] = Paper(
         id="2602.03396",
-        title="Distillation resistance by conditional mutual information",
+        title="Towards Distillation-Resistant Large Language Models",
         equations=("9", "alg. 1"),
     )
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
@@ -71,7 +71,7 @@ class CMI(LogitDefense):
         if key not in bench.fitted:
             found = self._train(bench)
             bench.fitted[key], bench.memory[key] = found.edit.tensors(), told(found)
-        if key in bench.memory:  # not where the map came with a release
+        if key in bench.memory:
             bench.notes[self.kind] = bench.memory[key]
         bench.used.add(key)
         edit = edit_of(bench.fitted[key])

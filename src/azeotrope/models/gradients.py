@@ -94,7 +94,7 @@ def _summed_loss(lm: LM, batch: TokenBatch) -> tuple[Tensor, int]:
 def labeled_logits(head: nn.Module, labels_BT: Tensor) -> Iterator[None]:
     """Inside, the model's logits are [N, V]: only those that predict the N labeled tokens, row after row.
 
-    With a small model most of a step is spent on logits; those of prompts and padding are not needed.
+    Those of prompts and padding are never computed.
     """
     keep_BT = labels_BT[:, 1:] != IGNORE
 

@@ -1,7 +1,7 @@
 """Edits of an LM head: what purified logits, a trained head and head-only antidistillation have in common.
 
 With z = Wh, a linear map of the logits z' = (E + sAB)z and a shift of the head z' = (W + sΔW)h are both a head
-W' = W + s(…). Merged they cost nothing; unmerged, O(VR) or one more head multiplication a token.
+W' = W + s(…). Merged it is a head of the same size; unmerged, O(VR) or one more head multiplication a token.
 
 Shapes: B rows, V vocabulary, D hidden size, R rank.
 """
