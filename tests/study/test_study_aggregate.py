@@ -12,6 +12,7 @@ from study_fakes import FakeStages, digest, study
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.study.config import load_study
+from azeotrope.study.resampling import spread
 from azeotrope.study.run import run
 from azeotrope.study.store import run_lock
 
@@ -254,15 +255,25 @@ def test_wrong_numbers_of_workers(tmp_path: Path) -> None:
         run(study(), runs=tmp_path, workers=-1, stages=FakeStages(), console=QUIET)
 
 
-def test_bases_can_be_the_unit(folder: Path, tmp_path: Path) -> None:
-    settings = {"replicates": 200, "unit": "base"}
+@pytest.mark.parametrize(("unit", "count"), [("base", 3), ("draw", 2)])
+def test_bases_or_draws_can_be_the_unit(folder: Path, tmp_path: Path, unit: str, count: int) -> None:
+    settings = {"replicates": 200, "unit": unit}
     where = run(study(analysis=settings), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
     for metric in ("student_accuracy", "recall_hidden", "clean_nll", "gain"):
         names = {"arm": "none", "attack": "sft", "metric": metric}
-        by_pair, by_base = row(folder, **names), row(where, **names)
-        assert by_base["value"] == pytest.approx(by_pair["value"])
-        assert (by_pair["n_seeds"], by_base["n_seeds"]) == (6, 3)
-    assert set(pl.read_parquet(where / "equal_cost.parquet")["n_seeds"]) == {3}
+        by_pair, by_unit = row(folder, **names), row(where, **names)
+        assert by_unit["value"] == pytest.approx(by_pair["value"])
+        assert (by_pair["n_seeds"], by_unit["n_seeds"]) == (6, count)
+    assert set(pl.read_parquet(where / "equal_cost.parquet")["n_seeds"]) == {count}
+
+
+def test_weights_spread_over_the_seeds_of_their_unit() -> None:
+    given = np.array([[0.7, 0.3]])
+    by_draw = spread(study(analysis={"unit": "draw"}), given, bases=3, draws=2)
+    assert by_draw == pytest.approx(np.array([[0.7, 0.7, 0.7, 0.3, 0.3, 0.3]]) / 3)
+    by_base = spread(study(analysis={"unit": "base"}), given, bases=2, draws=3)
+    assert by_base == pytest.approx(np.array([[0.7, 0.3, 0.7, 0.3, 0.7, 0.3]]) / 3)
+    assert spread(study(analysis={"unit": "pair"}), given, bases=1, draws=2) == pytest.approx(given)
 
 
 def test_headline_attack_must_exist() -> None:

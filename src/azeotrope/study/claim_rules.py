@@ -29,7 +29,7 @@ from azeotrope.study.config import StudentSettings
 from azeotrope.study.equal_cost import Sweep, sweeps
 from azeotrope.study.governance import CAPABILITY, shares
 from azeotrope.study.plan import Plan
-from azeotrope.study.resampling import weights_for
+from azeotrope.study.resampling import spread, units, weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
 from azeotrope.study.utility import kept
 from azeotrope.study.vocabulary import UNDEFENDED
@@ -71,10 +71,8 @@ class Scene:
         bases, draws = self.student.bases, self.data.draws
         if not per_unit:
             return weights_for(self.plan.study, self.task, bases, draws, items)
-        count = bases if self.plan.study.analysis.unit == "base" else bases * draws
-        rows = np.eye(count)
-        if self.plan.study.analysis.unit == "base":
-            rows = np.tile(rows, (1, draws)) / draws
+        count = units(self.plan.study, bases, draws)
+        rows = spread(self.plan.study, np.eye(count), bases, draws)
         return Weights(rows, np.full((count, items), 1.0 / items))
 
     def student_values(self, arm: str, attack: str, metric: str) -> Floats:

@@ -67,7 +67,7 @@ class Analysis(Settings):
     drops: tuple[Share, ...] = Field((0.02, 0.05, 0.10), description="teacher utility given up")
     replicates: int = Field(2000, ge=100, description="bootstrap replicates")
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    unit: Literal["pair", "base"] = Field("base", description="what counts as independent: see resampling.py")
+    unit: Literal["pair", "base", "draw"] = Field("base", description="what is independent: see resampling.py")
     headline: Headline = Headline()
 
 

@@ -1,9 +1,10 @@
-"""What is resampled as one independent unit: a (base, draw) pair, or a base with all its draws.
+"""What is resampled as one independent unit: a (base, draw) pair, a base with all its draws, or a draw.
 
 Pairs of the same base share that base's peculiarities. Where bases differ much more than draws, treating the
 pairs as independent makes intervals too narrow (coverage of a nominal 95 % interval .81 instead of .98 in a
 simulation with 4 bases x 3 draws, base SD .1, residual SD .03); `unit: base` is the conservative choice, and
-wider (about twice, there; by a third where bases do not differ).
+wider (about twice, there; by a third where bases do not differ). All students of a draw learn from one release:
+`unit: draw` treats a release with all its students as one unit, and says what holds for releases to come.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ def weights_for(study: Study, task: str, bases: int, draws: int, problems: int) 
 
     Every comparison on a task shares its resampled problems, whatever the number of students.
     """
-    by_base = study.analysis.unit == "base"
     seed = derive(study.seed, "bootstrap", task)
-    found = resample(
-        bases if by_base else bases * draws, problems, replicates=study.analysis.replicates, seed=seed
-    )
-    return Weights(np.tile(found.seeds, (1, draws)) / draws, found.items) if by_base else found
+    found = resample(units(study, bases, draws), problems, replicates=study.analysis.replicates, seed=seed)
+    return Weights(spread(study, found.seeds, bases, draws), found.items)
+
+
+def spread(study: Study, weights: Floats, bases: int, draws: int) -> Floats:
+    """Spread weights per unit (R, units) over the seeds (R, draw · bases + base) that make up each unit."""
+    if study.analysis.unit == "base":
+        return np.tile(weights, (1, draws)) / draws
+    return np.repeat(weights, bases, axis=1) / bases if study.analysis.unit == "draw" else weights
 
 
 def teacher_weights(study: Study, task: str, problems: int) -> Weights:
@@ -44,11 +49,12 @@ def teacher_weights(study: Study, task: str, problems: int) -> Weights:
 
 def per_unit(study: Study, values: Floats, bases: int) -> Floats:
     """Average scalars per seed (S, 1) within each independent unit."""
-    if study.analysis.unit == "base":
-        return np.asarray(values.reshape(-1, bases).mean(axis=0), dtype=np.float64)
-    return np.asarray(values.ravel(), dtype=np.float64)
+    if study.analysis.unit == "pair":
+        return np.asarray(values.ravel(), dtype=np.float64)
+    axis = 0 if study.analysis.unit == "base" else 1
+    return np.asarray(values.reshape(-1, bases).mean(axis=axis), dtype=np.float64)
 
 
 def units(study: Study, bases: int, draws: int) -> int:
     """The number of independent units, reported as `n_seeds`."""
-    return bases if study.analysis.unit == "base" else bases * draws
+    return {"pair": bases * draws, "base": bases, "draw": draws}[study.analysis.unit]
