@@ -42,7 +42,11 @@ class FakeTokenizer:
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         return [2 + ord(c) % (self.vocab - 2) for c in text]
 
-    def __call__(self, texts: list[str], add_special_tokens: bool = False) -> dict[str, list[list[int]]]:
+    def __call__(
+        self, texts: str | list[str], add_special_tokens: bool = False, return_offsets_mapping: bool = False
+    ) -> dict[str, object]:
+        if isinstance(texts, str):
+            return {"input_ids": self.encode(texts), "offset_mapping": [(i, i + 1) for i in range(len(texts))]}
         return {"input_ids": [self.encode(t) for t in texts]}
 
     def decode(self, ids: list[int], **_: object) -> str:

@@ -26,6 +26,15 @@ from tiny import toy_traces
 # Stored steps are found by these. One that changes makes every study pay for its students again: raise
 # `version` (and change the line here) only if the attack's numbers change.
 IDENTITIES = {
+    "agreement_kd": "9e0f958d20132906",
+    "alm": "97ae2a65ae755436",
+    "clean_kd": "9518a0eb48046ad3",
+    "distillm2": "ebd725d13e5b4432",
+    "gold": "74fea67bf7368967",
+    "inverse_map": "3fb808ba00fef347",
+    "minillm": "259f7405208ed5aa",
+    "sampled_kd": "3dea615ae177554d",
+    "uld": "2fff3116886ef099",
     "topk_kd": "a0a1e1db171efe19",
     "taid": "f4d097cbe651ed67",
     "rkl": "950771850eefae9e",

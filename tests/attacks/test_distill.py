@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from shown import Shown
 
 from azeotrope.attacks.abkd import ABKD
 from azeotrope.attacks.base import AttackRun, Service
-from azeotrope.attacks.distill import Distillation, _Guide
+from azeotrope.attacks.distill import Distillation, TokenByToken
 from azeotrope.attacks.fkl import ForwardKL
+from azeotrope.attacks.following import Source
 from azeotrope.attacks.gkd import GKD
 from azeotrope.attacks.guide import Target
 from azeotrope.attacks.sft import SFT
@@ -20,53 +23,29 @@ from azeotrope.attacks.topk_kd import TopKKD
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
-from azeotrope.core.sampling import Sampling
-from azeotrope.core.types import Problem, Trace
+from azeotrope.core.types import Trace
 from azeotrope.maths import divergences
 from azeotrope.models.exposure import Exposure
-from azeotrope.models.gradients import completions, nll
-from azeotrope.models.lm import LM
-from azeotrope.models.replay import replay
+from azeotrope.models.gradients import nll
 from tiny import Toy, fresh
 
 QUICK = SFT(epochs=2, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False)
 V = 9
 
 
-class Shown(Service):
-    """A teacher that shows its distributions."""
-
-    def __init__(self, lm: LM) -> None:
-        super().__init__()
-        self.lm, self.asked = lm, 0
-
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
-        raise AssertionError("distillation asks for no further texts")
-
-    leak = ask
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.lm.tokenizer
-
-    def logprobs(
-        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
-    ) -> list[Exposure]:
-        if not released:
-            self.queries += len(traces)
-        prompts = self.lm.encode_many([t.prompt for t in traces])
-        pairs = list(zip(prompts, completions(self.lm, traces), strict=True))
-        shown = replay(self.lm, pairs, Sampling())
-        return [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
-
-
-def setting(attack: Distillation, seed: int = 0) -> tuple[_Guide, torch.Tensor, torch.Tensor, Target]:
+def setting(attack: Distillation, seed: int = 0) -> tuple[TokenByToken, torch.Tensor, torch.Tensor, Target]:
     generator = torch.Generator().manual_seed(seed)
     logits, known = (2.0 * torch.randn(6, V, generator=generator) for _ in range(2))
     target = Target(
-        torch.log_softmax(known, -1), None, torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([False, True, False])
+        torch.log_softmax(known, -1),
+        None,
+        torch.tensor([0, 0, 1, 1, 1, 2]),
+        torch.tensor([False, True, False]),
+        torch.tensor([4, 7, 2]),
     )
-    guide = _Guide(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0)
+    source = Source(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0)
+    guide = attack.follow(fresh("llama"), source)
+    assert isinstance(guide, TokenByToken)
     return guide, logits, torch.arange(6), target
 
 
@@ -90,7 +69,7 @@ def test_few_log_probabilities_are_compared_with_the_same_tokens() -> None:
     guide, logits, labels, target = setting(TopKKD(alpha=1.0))
     full = guide.loss(logits, labels, target).item()
     shown = Exposure(tuple(range(6)), target.known_NK).top(3)
-    part = Target(shown.known_TK, shown.ids_TK, target.rows_N, target.own_B)
+    part = replace(target, known_NK=shown.known_TK, ids_NK=shown.ids_TK)
     assert 0.0 < guide.loss(logits, labels, part).item() < full, "merging tokens loses information"
     guide, *_ = setting(TopKKD(alpha=1.0, temperature=2.0))
     logp, logq = guide.attack.pair(logits, part)
@@ -100,7 +79,7 @@ def test_few_log_probabilities_are_compared_with_the_same_tokens() -> None:
 
 def test_where_nothing_is_shown_it_is_fine_tuning() -> None:
     guide, logits, labels, target = setting(GKD())
-    silent = Target(target.known_NK[:, :0], torch.empty(6, 0, dtype=torch.long), target.rows_N, target.own_B)
+    silent = replace(target, known_NK=target.known_NK[:, :0], ids_NK=torch.empty(6, 0, dtype=torch.long))
     taught = [0, 1, 5]
     expected = -torch.log_softmax(logits, -1)[taught, labels[taught]].sum() / 6
     assert guide.loss(logits, labels, silent).item() == pytest.approx(expected.item(), rel=1e-5)

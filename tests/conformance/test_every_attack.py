@@ -46,6 +46,9 @@ class Echo(Service):
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         return self.ask(problems, seed=seed)
 
+    def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
+        return self.logprobs(traces)
+
     @property
     def tokenizer(self) -> Any:
         return self.lm.tokenizer

@@ -183,3 +183,13 @@ def test_the_moving_target_goes_from_student_to_teacher() -> None:
 def test_wrong_parameters_are_named(wrong: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ConfigError, match="must"):
         wrong(logs())
+
+
+def test_bernoulli_kl_is_that_of_two_events() -> None:
+    p, q = torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64), torch.tensor([0.6, 0.3, 0.5], dtype=torch.float64)
+    found = dv.bernoulli_kl(p.log(), q.log())
+    both = (torch.stack([x, 1 - x], -1).log() for x in (p, q))
+    assert torch.allclose(found, dv.forward_kl(*both))
+    sure = dv.bernoulli_kl(torch.zeros(1), torch.tensor([-50.0]))
+    assert torch.isfinite(sure).all()
+    assert sure > 40

@@ -53,6 +53,13 @@ class Service(ABC):
         """
         raise ConfigError("This service returns text only; release logprobs or choose another attack.")
 
+    def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
+        """The *undefended* distributions along texts: what somebody recorded before the defense was there.
+
+        Billed. Raises ConfigError if the service shows none.
+        """
+        raise ConfigError("This service returns text only; release logprobs or choose another attack.")
+
     @property
     def tokenizer(self) -> Any:
         """The teacher's tokenizer, which is public. Raises ConfigError if it is not known."""

@@ -1,4 +1,4 @@
-"""Distillation from a teacher's next-token distributions: one trainer, a divergence per method.
+"""Distillation token by token: teacher and student share a vocabulary; a divergence per method.
 
 Shapes: N labeled tokens, V vocabulary, K known tokens.
 """
@@ -7,51 +7,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from azeotrope.attacks.base import AttackRun, Outcome, Service, StudentAttack
-from azeotrope.attacks.guide import Guide, Target
-from azeotrope.attacks.sft import SFT
-from azeotrope.core.access import Access
-from azeotrope.core.budget import Budget
+from azeotrope.attacks.base import Service
+from azeotrope.attacks.following import Distilling, Following, Source
+from azeotrope.attacks.guide import Target
 from azeotrope.core.errors import ConfigError
-from azeotrope.core.release import Release
-from azeotrope.core.sampling import Sampling
-from azeotrope.core.seeds import derive
-from azeotrope.core.types import Problem, Trace
+from azeotrope.core.types import Trace
 from azeotrope.maths import truncated
 from azeotrope.maths.truncated import Missing
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM
-from azeotrope.models.sample import generate
 
 
-class Distillation(StudentAttack):
-    """Minimize the mean over tokens of (1 − α)·cross-entropy + α·D(teacher, student) on the training texts.
+class Distillation(Distilling):
+    """D is the mean over tokens of the subclass's divergence of log-probabilities at temperature τ, times τ².
 
-    D is the subclass's divergence, of log-probabilities at temperature τ, multiplied by τ². With `on_policy`,
-    before every epoch that share of the texts is replaced by the student's own, along which the service is asked
-    for its log-probabilities (and bills them); such texts count in D alone. Published implementations sample anew
-    in every step; once an epoch is the affordable approximation here.
-
-    A defense may show less than the attack would read: it then uses the tokens that are shown, and fine-tunes on
-    text alone where none are.
+    See `Distilling` for the rest of the loss and for the student's own texts.
     """
 
-    needs: ClassVar[Access] = Access.FULL_LOGITS
     may_ignore: ClassVar[bool] = False  # whether missing mass may be left out of D
 
-    sft: SFT = Field(default=SFT(), description="how the student is trained")
-    alpha: float = Field(default=0.5, ge=0, le=1, description="α, the divergence's share of the loss")
-    temperature: float = Field(default=1.0, gt=0, description="τ of both distributions")
-    on_policy: float = Field(default=0.0, ge=0, le=1, description="share of texts that the student writes itself")
     missing: Missing = Field(default="rest", description="where not all are shown")
 
     @model_validator(mode="after")
@@ -59,11 +40,6 @@ class Distillation(StudentAttack):
         if self.missing == "ignore" and not self.may_ignore:
             raise ValueError(f"missing: ignore is for the forward KL; the minimum of '{self.kind}' would move")
         return self
-
-    @property
-    def budget(self) -> Budget:
-        """Log-probabilities along the student's own texts are asked for, every epoch."""
-        return Budget(queries=self.on_policy * self.sft.epochs)
 
     @abstractmethod
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
@@ -81,79 +57,40 @@ class Distillation(StudentAttack):
             return truncated.pair(logp, target.ids_NK, logq_NV, missing)
         return logp if self.temperature == 1.0 else torch.log_softmax(logp, -1), logq_NV
 
-    def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
-        """Train every base; see `StudentAttack.train`. Raises ConfigError for another vocabulary."""
-        traces = release.view(self.needs, reader=f"The attack '{self.kind}'").traces
-        service = run.need_service(self.kind)
-        outcome = Outcome(students=list(bases))
-        before = service.queries, service.tokens
-        for lm in bases:
-            check_vocabulary(lm, service, self.kind)
-        targets: Sequence[Exposure] = service.logprobs(traces, access=self.needs, released=True) if traces else ()
-        for index, lm in enumerate(bases):
-            check_alignment(lm, traces, targets, self.kind)
-            guide = _Guide(self, targets, traces, run, service, index)
-            self.sft.teach(lm, traces, run, index, outcome, guide=guide)
-            outcome.own_tokens += guide.own_tokens
-            outcome.notes["shown"] = guide.shown.name.lower()
-        outcome.queries, outcome.query_tokens = service.queries - before[0], service.tokens - before[1]
-        return outcome
+    def check(self, lm: LM, service: Service) -> None:
+        """Raise ConfigError unless the student numbers its tokens as the teacher does."""
+        if lm.tokenizer.get_vocab() != service.tokenizer.get_vocab():
+            raise ConfigError(
+                f"The attack '{self.kind}' compares distributions token by token, but the student '{lm.ref}' has "
+                "another vocabulary than the teacher; use uld, gold or alm, or another student."
+            )
+
+    def follow(self, lm: LM, source: Source) -> Following:
+        """See `Distilling.follow`."""
+        check_alignment(lm, source.traces, source.targets, self.kind)
+        return TokenByToken(self, source)
 
 
-class _Guide(Guide):
-    """The loss of one base, and its own texts."""
+class TokenByToken(Following):
+    """Compares teacher and student at every labeled token."""
 
-    def __init__(
-        self,
-        attack: Distillation,
-        targets: Sequence[Exposure],
-        traces: Sequence[Trace],
-        run: AttackRun,
-        service: Service,
-        index: int,
-    ) -> None:
-        self.attack, self.targets, self.traces, self.run, self.service = attack, targets, traces, run, service
-        self.index, self.own_tokens = index, 0
-        self.shown = min((target.access for target in targets), default=Access.TEXT)
+    def __init__(self, attack: Distillation, source: Source) -> None:
+        super().__init__(source)
+        self.attack, self.targets = attack, source.targets
 
-    def loss(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Tensor:
-        attack = self.attack
-        total = logits_NV[:0].sum()  # with a graph, where a batch has nothing to learn
-        shown = target.known_NK.shape[-1] > 0
-        alpha = attack.alpha if shown else 0.0
-        if alpha > 0.0:
-            logp, logq = attack.pair(logits_NV, target)
-            found_N = attack.divergence(logp, logq, self.progress)
-            total = total + alpha * attack.temperature**2 * found_N.mean()
-        taught_N = ~target.own_B[target.rows_N]
-        if alpha < 1.0 and taught_N.any():
-            summed = cross_entropy(logits_NV[taught_N], labels_N[taught_N], reduction="sum")
-            total = total + (1.0 - alpha) * summed / len(labels_N)
-        return total
+    def distance(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Tensor | None:
+        """See `Following.distance`."""
+        if target.known_NK.shape[-1] == 0:
+            return None
+        return self.attack.temperature**2 * self.compare(logits_NV, labels_N, target).mean()
 
-    def renew(self, lm: LM, epoch: int) -> Mapping[int, tuple[Trace, Exposure]]:
-        share = self.attack.on_policy
-        if share == 0.0 or self.shown is Access.TEXT:
-            return {}
-        task, seed = self.run.need_task(self.attack.kind), derive(self.run.seed, "own", self.index, epoch)
-        kept = [i for i, trace in enumerate(self.traces) if trace.text]
-        chosen = sorted(Random(seed).sample(range(len(kept)), round(share * len(kept))))
-        problems: list[Problem] = [self.run.problems[kept[i]] for i in chosen]
-        texts = generate(lm, problems, task, Sampling(temperature=1.0), seed=seed)
-        self.own_tokens += sum(text.n_tokens for text in texts)
-        shown = self.service.logprobs(texts, access=self.attack.needs)
-        check_alignment(lm, texts, shown, self.attack.kind)
-        rows = zip(chosen, texts, shown, strict=True)
-        return {i: (text, exposure) for i, text, exposure in rows if exposure.tokens}
+    def compare(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Tensor:
+        """D per token, [N]."""
+        return self.attack.divergence(*self.attack.pair(logits_NV, target), self.progress)
 
-
-def check_vocabulary(lm: LM, service: Service, attack: str) -> None:
-    """Raise ConfigError unless the student numbers its tokens as the teacher does."""
-    if lm.tokenizer.get_vocab() != service.tokenizer.get_vocab():
-        raise ConfigError(
-            f"The attack '{attack}' compares distributions token by token, but the student '{lm.ref}' has another "
-            "vocabulary than the teacher; use an attack across tokenizers or another student."
-        )
+    def adopt(self, lm: LM, texts: Mapping[int, tuple[Trace, Exposure]]) -> None:
+        """See `Following.adopt`."""
+        check_alignment(lm, [t for t, _ in texts.values()], [e for _, e in texts.values()], self.attack.kind)
 
 
 def check_alignment(lm: LM, traces: Sequence[Trace], targets: Sequence[Exposure], attack: str) -> None:
@@ -169,3 +106,17 @@ def check_alignment(lm: LM, traces: Sequence[Trace], targets: Sequence[Exposure]
                 f"The teacher shows {target.known_TK.shape[-1]} logits a token and the student '{lm.ref}' has "
                 f"{lm.vocab_size}; resize the student's head to the teacher's."
             )
+
+
+def known_of(labels_N: Tensor, target: Target) -> Tensor:
+    """The teacher's log-probability of each label, [N]; NaN where it is not shown."""
+    if target.ids_NK is None:
+        return target.known_NK.gather(-1, labels_N[:, None])[:, 0]
+    here_NK = (target.ids_NK == labels_N[:, None]) & ~target.known_NK.isneginf()
+    found_N: Tensor = target.known_NK.masked_fill(~here_NK, float("-inf")).amax(-1)
+    return found_N.masked_fill(~here_NK.any(-1), float("nan"))
+
+
+def own_logprob(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """The student's log-probability of each label, [N]."""
+    return torch.log_softmax(logits_NV, -1).gather(-1, labels_N[:, None])[:, 0]

@@ -31,8 +31,9 @@ from azeotrope.models.lm import LM
 
 
 class Row(NamedTuple):
-    """One example: token ids, the weight of its loss, and what a guide needs. `own`: the student's own text."""
+    """One example: its place among the texts, token ids, a weight, and what a guide needs. `own`: own text."""
 
+    place: int
     prompt: list[int]
     completion: list[int]
     weight: float = 1.0
@@ -91,7 +92,7 @@ class SFT(StudentAttack):
         kept = [i for i, trace in enumerate(traces) if trace.text]
         if kept:
             data = _Pairs(lm, [traces[i] for i in kept], self.max_length, [scale[i] for i in kept])
-            if guide is not None:
+            if guide is not None and guide.targets:
                 data.targets = [guide.targets[i] for i in kept]
             outcome.losses += self._fit(lm, data, run, index, guide)
             outcome.tokens += data.tokens * self.epochs
@@ -172,7 +173,8 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
         weights_B = inputs.get("weights")
         if self.guide is not None:
             rows_N = torch.arange(len(labels_BT))[:, None].expand_as(keep_BT)[keep_BT]
-            target = Target(inputs["known"], inputs.get("ids"), rows_N, inputs["own"])
+            known = inputs.get("known", out.logits[:, :0])
+            target = Target(known, inputs.get("ids"), rows_N, inputs["own"], inputs["index"])
             loss = self.guide.loss(out.logits.float(), labels_N, target)
         elif weights_B is None:
             loss = cross_entropy(out.logits.float(), labels_N)
@@ -213,9 +215,9 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
         self.sample = list(traces[:4])
         self.max_length = max_length
         self.targets: list[Exposure] = []
-        self.own: dict[int, tuple[list[int], list[int], Exposure]] = {}
+        self.own: dict[int, tuple[list[int], list[int], Exposure | None]] = {}
 
-    def renew(self, lm: LM, renewed: Mapping[int, tuple[Trace, Exposure]]) -> None:
+    def renew(self, lm: LM, renewed: Mapping[int, tuple[Trace, Exposure | None]]) -> None:
         """Use the student's own texts at some positions, the teacher's at all others."""
         prompts = lm.encode_many([trace.prompt for trace, _ in renewed.values()])
         texts = completions(lm, [trace for trace, _ in renewed.values()])
@@ -232,10 +234,11 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, index: int) -> Row:
         if index in self.own:
             prompt, completion, target = self.own[index]
-            return Row(prompt, completion, 1.0, target.first(len(completion)), own=True)
+            guided = None if target is None else target.first(len(completion))
+            return Row(index, prompt, completion, 1.0, guided, own=True)
         prompt, completion = self.pairs[index]
         guided = self.targets[index].first(len(completion)) if self.targets else None
-        return Row(prompt, completion, self.weights[index], guided)
+        return Row(index, prompt, completion, self.weights[index], guided)
 
 
 class _Curve(TrainerCallback):  # type: ignore[misc]
@@ -265,12 +268,13 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
 def _collate(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
     batch = pad_batch([(row.prompt, row.completion) for row in rows], pad)
     found = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
+    found["index"] = torch.tensor([row.place for row in rows])
+    found["own"] = torch.tensor([row.own for row in rows])
     if any(row.weight != 1.0 for row in rows):
         found["weights"] = torch.tensor([row.weight for row in rows])
     targets = [row.target for row in rows if row.target is not None]
     if targets:
         found["known"] = torch.cat([target.known_TK for target in targets])
-        found["own"] = torch.tensor([row.own for row in rows])
         ids = [target.ids_TK for target in targets if target.ids_TK is not None]
         if ids:
             found["ids"] = torch.cat(ids)

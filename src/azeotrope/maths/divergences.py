@@ -135,6 +135,17 @@ def sorted_l1(logp: Tensor, logq: Tensor) -> Tensor:
     return (p - q).abs().sum(-1)
 
 
+def bernoulli_kl(logp: Tensor, logq: Tensor) -> Tensor:
+    """KL between two events of log-probabilities [...]: p log(p/q) + (1 − p) log((1 − p)/(1 − q)), elementwise.
+
+    For log-likelihoods of chunks of text, which need no common vocabulary (ALM, arXiv 2503.20083). Logarithms are
+    cut off 1e-6 below 0, so that certain events have finite divergences.
+    """
+    one, other = (x.clamp(max=-1e-6) for x in (logp, logq))
+    not_one, not_other = (torch.log(-torch.expm1(x)) for x in (one, other))
+    return one.exp() * (one - other) + not_one.exp() * (not_one - not_other)
+
+
 def interpolated(logits_p: Tensor, logits_q: Tensor, t: float) -> Tensor:
     """log softmax((1 − t)·z_q + t·z_p), TAID's moving target (2501.16937); no gradient into z_q."""
     if t == 0.0:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.types import Problem, Trace
@@ -86,9 +87,14 @@ def recall(lm: LM, probes: Sequence[Probe], batch_size: int = 96) -> list[Recall
 
 def trace_nll(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> list[float]:
     """Mean negative log-likelihood of each completion in nats per token; 0 for an empty one."""
+    return [float(found_T.mean()) if len(found_T) else 0.0 for found_T in token_nll(lm, traces, batch_size)]
+
+
+def token_nll(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> list[Tensor]:
+    """Negative log-likelihood of every token of each completion in nats, [T] a trace."""
     pairs = list(zip(lm.encode_many([t.prompt for t in traces]), completions(lm, traces), strict=True))
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    found = [0.0] * len(pairs)
+    found = [torch.empty(0)] * len(pairs)
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -98,9 +104,8 @@ def trace_nll(lm: LM, traces: Sequence[Trace], batch_size: int = 64) -> list[flo
             loss_BT = F.cross_entropy(
                 logits.transpose(1, 2).float(), labels_BT, ignore_index=IGNORE, reduction="none"
             )
-            mean_B = loss_BT.sum(-1) / (labels_BT != IGNORE).sum(-1).clamp(min=1)
-            for i, value in zip(chosen, mean_B.tolist(), strict=True):
-                found[i] = value
+            for i, loss_T, labels_T in zip(chosen, loss_BT, labels_BT, strict=True):
+                found[i] = loss_T[labels_T != IGNORE]
     return found
 
 

@@ -20,6 +20,7 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import Bench, Pipeline, assemble
+from azeotrope.models.decode import LogitRule
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM, load
@@ -74,17 +75,26 @@ class DefendedService(Service):
         """See `Service.logprobs`; what the service does not show anyway is cut after surfaces have acted."""
         if self.access is Access.TEXT:
             return super().logprobs(traces, access=access, released=released)
-        lm = self.pipeline.teacher
-        prompts = lm.encode_many([trace.prompt for trace in traces])
-        pairs = list(zip(prompts, completions(lm, traces), strict=True))
-        seeds = [trace.seed for trace in traces]
-        shown = replay(lm, pairs, self.spec.sampling, rules=self.pipeline.rules, seeds=seeds)
-        found = [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
+        found = self._along(self.pipeline.teacher, traces, self.pipeline.rules)
         if not released:
             self._bill(traces, {})
         for surface in self.pipeline.surfaces:
             found = [surface.expose(one) for one in found]
         return [one.top(self.top) for one in found] if min(self.access, access) < Access.FULL_LOGITS else found
+
+    def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
+        """See `Service.leak_logprobs`."""
+        if self.access is Access.TEXT:
+            return super().leak_logprobs(traces)
+        found = self._along(bench_of(self.spec).teacher, traces, ())
+        self._bill(traces, {})
+        return [one.top(self.top) for one in found] if self.access < Access.FULL_LOGITS else found
+
+    def _along(self, lm: LM, traces: Sequence[Trace], rules: Sequence[LogitRule]) -> list[Exposure]:
+        prompts = lm.encode_many([trace.prompt for trace in traces])
+        pairs = list(zip(prompts, completions(lm, traces), strict=True))
+        shown = replay(lm, pairs, self.spec.sampling, rules=rules, seeds=[trace.seed for trace in traces])
+        return [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
         """See `Service.leak`."""

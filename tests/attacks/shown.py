@@ -1,0 +1,72 @@
+"""Services that show a tiny teacher's distributions, as they are or mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from azeotrope.attacks.base import Service
+from azeotrope.core.access import Access
+from azeotrope.core.sampling import Sampling
+from azeotrope.core.types import Problem, Trace
+from azeotrope.maths import lowrank
+from azeotrope.models.exposure import Exposure
+from azeotrope.models.gradients import completions
+from azeotrope.models.lm import LM
+from azeotrope.models.replay import replay
+
+
+class Shown(Service):
+    """A teacher that shows its distributions."""
+
+    def __init__(self, lm: LM) -> None:
+        super().__init__()
+        self.lm = lm
+        self.leaks: Sequence[Trace] = ()
+
+    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+        raise AssertionError("distillation asks for no further texts")
+
+    def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
+        self.queries += len(problems)
+        known = {trace.problem_id: trace for trace in self.leaks}
+        return [known[problem.id] for problem in problems]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.lm.tokenizer
+
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
+        if not released:
+            self.queries += len(traces)
+        prompts = self.lm.encode_many([t.prompt for t in traces])
+        pairs = list(zip(prompts, completions(self.lm, traces), strict=True))
+        shown = replay(self.lm, pairs, Sampling())
+        return [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
+
+    def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
+        return Shown.logprobs(self, traces)
+
+
+class Mapped(Shown):
+    """One that shows z + A(Bz)."""
+
+    def __init__(self, lm: LM, rank: int) -> None:
+        super().__init__(lm)
+        generator = torch.Generator().manual_seed(0)
+        self.a_VR = torch.randn(lm.vocab_size, rank, generator=generator) / rank**0.5
+        self.b_RV = lowrank.centered(torch.randn(rank, lm.vocab_size, generator=generator)) / lm.vocab_size**0.5
+
+    def logprobs(
+        self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
+    ) -> list[Exposure]:
+        found = super().logprobs(traces, access=access, released=released)
+        return [
+            replace(e, known_TK=torch.log_softmax(lowrank.transform(e.known_TK, self.a_VR, self.b_RV), -1))
+            for e in found
+        ]

@@ -1,0 +1,122 @@
+"""Distillation across tokenizers: as token by token where both sides cut alike, and whole chunks elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from shown import Shown
+
+from azeotrope.attacks.alm import ALM
+from azeotrope.attacks.base import AttackRun
+from azeotrope.attacks.crossing import AcrossTokenizers, ChunkByChunk
+from azeotrope.attacks.following import Source
+from azeotrope.attacks.gold import Gold
+from azeotrope.attacks.guide import Target
+from azeotrope.attacks.sft import SFT
+from azeotrope.attacks.uld import ULD
+from azeotrope.core.access import Access
+from azeotrope.core.release import Release
+from azeotrope.core.types import Trace
+from azeotrope.maths import divergences
+from azeotrope.models.gradients import completions
+from azeotrope.models.lm import LM, load
+from azeotrope.models.scoring import trace_nll
+from azeotrope.tasks.lookup import Lookup
+
+QUICK = SFT(epochs=1, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> LM:
+    return load("embedded/teacher")
+
+
+def lessons(n: int) -> list[Trace]:
+    task = Lookup()
+    return task.gold_traces(task.problems("release", n, 0), 0)
+
+
+def guide_of(attack: AcrossTokenizers, lm: LM, teacher: LM, traces: list[Trace]) -> ChunkByChunk:
+    service = Shown(teacher)
+    targets = service.logprobs(traces, released=True)
+    found = attack.follow(lm, Source(attack, targets, traces, AttackRun(seed=0), service, 0))
+    assert isinstance(found, ChunkByChunk)
+    return found
+
+
+def batch(lm: LM, traces: list[Trace], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Target]:
+    """Random student logits along texts."""
+    rows = completions(lm, traces)
+    labels = torch.tensor([i for row in rows for i in row])
+    owners = torch.tensor([r for r, row in enumerate(rows) for _ in row])
+    logits = torch.randn(len(labels), lm.vocab_size, generator=torch.Generator().manual_seed(seed))
+    none = logits[:, :0]
+    target = Target(none, None, owners, torch.zeros(len(rows), dtype=torch.bool), torch.arange(len(rows)))
+    return logits, labels, target
+
+
+def test_with_one_tokenizer_chunks_are_tokens(teacher: LM) -> None:
+    traces = lessons(3)
+    lm = load("embedded/student-llama-0")
+    known = torch.cat([e.known_TK for e in Shown(teacher).logprobs(traces)])
+    logits, labels, target = batch(lm, traces)
+    logq = torch.log_softmax(logits, -1)
+    said = torch.arange(len(labels)), labels
+    expected = {
+        ULD: divergences.sorted_l1(known, logq),
+        Gold: divergences.jensen_shannon(known, logq, 0.5),
+        ALM: divergences.bernoulli_kl(known[said], logq[said]),
+    }
+    for kind, value in expected.items():
+        attack = kind()
+        found = guide_of(attack, lm, teacher, traces).distance(logits, labels, target)
+        assert found is not None
+        assert found.item() == pytest.approx(value.mean().item(), rel=1e-4), attack.kind
+
+
+def test_with_two_tokenizers_whole_chunks_are_compared(teacher: LM) -> None:
+    """By brute force over the words of each text, and cut where the student's text is cut."""
+    traces = lessons(2)
+    lm = load("embedded/student-othertok-0")
+    guide = guide_of(ALM(), lm, teacher, traces)
+    logits, labels, target = batch(lm, traces)
+    found = guide.compared(logits, labels, target)
+    said = torch.log_softmax(logits, -1)[torch.arange(len(labels)), labels]
+    assert found.student_total_M.sum().item() == pytest.approx(said.sum().item(), rel=1e-5)
+    theirs = Shown(teacher).logprobs(traces)
+    total = sum(float(e.known_TK[torch.arange(len(e.tokens)), list(e.tokens)].sum()) for e in theirs)
+    assert found.teacher_total_M.sum().item() == pytest.approx(total, rel=1e-4)
+    assert len(found.student_total_M) < len(labels), "some chunks hold several tokens"
+    first = guide.texts[0]
+    keep = target.rows_N != 0
+    keep[:9] = True  # only nine tokens of the first text
+    part = Target(target.known_NK[keep], None, target.rows_N[keep], target.own_B, target.index_B)
+    fewer = guide.compared(logits[keep], labels[keep], part)
+    assert len(found.student_total_M) - len(fewer.student_total_M) == int((first.end_M > 9).sum())
+
+
+@pytest.mark.parametrize("attack", [ULD(sft=QUICK), Gold(sft=QUICK, on_policy=0.25), ALM(sft=QUICK)])
+def test_a_student_with_another_tokenizer_learns(attack: AcrossTokenizers, teacher: LM) -> None:
+    task, n = Lookup(), 24
+    problems = task.problems("release", n, 0)
+    lm, traces = load("embedded/student-othertok-0"), task.gold_traces(problems, 0)
+    before = sum(trace_nll(lm, traces))
+    run = AttackRun(seed=0, task=task, problems=problems, service=Shown(teacher))
+    outcome = attack.train([lm], Release.of(traces, Access.FULL_LOGITS), run)
+    assert sum(trace_nll(lm, traces)) < before
+    assert outcome.queries == round(attack.on_policy * n)
+    assert outcome.notes["shown"] == "full_logits"
+
+
+def test_chunks_that_are_not_shown_are_left_out(teacher: LM) -> None:
+    traces, lm = lessons(2), load("embedded/student-othertok-0")
+    guide = guide_of(ALM(), lm, teacher, traces)
+    logits, labels, target = batch(lm, traces)
+    whole = guide.distance(logits, labels, target)
+    for text in guide.texts.values():
+        text.total_M[:] = float("nan")
+    assert whole is not None
+    assert guide.distance(logits, labels, target) is None
+    assert guide.loss(logits, labels, target).item() == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
+    ), "then it is fine-tuning"

@@ -1,0 +1,231 @@
+"""What the further logit attacks add: policies, contrasts, agreement, one word's number, the inverse map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from shown import Mapped, Shown
+
+from azeotrope.attacks.agreement_kd import AgreementKD, said
+from azeotrope.attacks.base import AttackRun
+from azeotrope.attacks.clean_kd import CleanKD
+from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
+from azeotrope.attacks.distillm2 import DistiLLM2
+from azeotrope.attacks.following import Source
+from azeotrope.attacks.guide import Target
+from azeotrope.attacks.inverse_map import InverseMap
+from azeotrope.attacks.minillm import MiniLLM, later
+from azeotrope.attacks.sampled_kd import SampledKD
+from azeotrope.attacks.sft import SFT
+from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.release import Release
+from azeotrope.core.types import Trace
+from azeotrope.maths import divergences
+from azeotrope.models.exposure import Exposure
+from azeotrope.models.scoring import token_nll, trace_nll
+from tiny import Toy, fresh
+
+QUICK = SFT(epochs=1, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False)
+V = 9
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Target]:
+    """Six tokens of three texts, the second of which is the student's own."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, known = (2.0 * torch.randn(6, V, generator=generator) for _ in range(2))
+    rows, own = torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([False, True, False])
+    return logits, torch.arange(6), Target(torch.log_softmax(known, -1), None, rows, own, torch.tensor([4, 7, 2]))
+
+
+def guide_of(attack: Distillation) -> TokenByToken:
+    found = attack.follow(fresh("llama"), Source(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0))
+    assert isinstance(found, TokenByToken)
+    return found
+
+
+def top(target: Target, k: int) -> Target:
+    shown = Exposure(tuple(range(6)), target.known_NK).top(k)
+    return replace(target, known_NK=shown.known_TK, ids_NK=shown.ids_TK)
+
+
+def test_later_rewards_are_averaged() -> None:
+    rewards = torch.randn(7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for discount in (1.0, 0.7):
+        powers = discount ** torch.arange(7, dtype=torch.float64)
+        for t in range(6):
+            rest = rewards[t + 1 :]
+            expected = (powers[: len(rest)] * rest).sum() / powers[: len(rest)].sum()
+            assert later(rewards, discount)[t].item() == pytest.approx(expected.item())
+        assert later(rewards, discount)[6] == 0.0
+
+
+def test_what_is_shown_of_a_word() -> None:
+    _, labels, target = batch()
+    full = known_of(labels, target)
+    assert torch.equal(full, target.known_NK[torch.arange(6), labels])
+    part = known_of(labels, top(target, 3))
+    inside = target.known_NK.argsort(-1, descending=True)[:, :3].eq(labels[:, None]).any(-1)
+    assert 0 < inside.sum() < 6
+    assert torch.equal(part[inside], full[inside])
+    assert part[~inside].isnan().all()
+
+
+def test_the_policy_gradient_is_that_of_the_reverse_divergence_of_texts() -> None:
+    """On-policy (ratio 1), single-step term plus gain has the gradient of Σ_t A_t-weighted log-likelihoods."""
+    logits, labels, target = batch()
+    attack = MiniLLM(alpha=1.0)
+    guide = guide_of(attack)
+    own = [2, 3, 4]
+    logits.requires_grad_()
+    guide.written = {7: -own_logprob(logits.detach(), labels)[own]}  # type: ignore[attr-defined]
+    loss = guide.loss(logits, labels, target)
+    (found,) = torch.autograd.grad(loss, logits)
+    logq = torch.log_softmax(logits, -1)
+    exact = divergences.reverse_kl(target.known_NK[own], logq[own]).sum()
+    ours = logq[own, labels[own]]
+    reward = (target.known_NK[own, labels[own]] - ours).detach()
+    weights = torch.stack([(reward[1] + reward[2]) / 2, reward[2], torch.tensor(0.0)])
+    (expected,) = torch.autograd.grad((exact - (weights * ours).sum()) / 6, logits)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(found[[0, 1, 5]], torch.zeros(3, V)), "teacher's texts count by cross-entropy alone"
+
+
+def test_the_policy_ratio_is_clipped() -> None:
+    logits, labels, target = batch()
+    guide = guide_of(MiniLLM(alpha=1.0, clip=0.1))
+    own = [2, 3, 4]
+    logits.requires_grad_()
+    for old in (3.0, -3.0):  # the student says its text much more (less) readily than when it wrote it
+        guide.written = {7: -(own_logprob(logits.detach(), labels)[own] - old)}  # type: ignore[attr-defined]
+        gain = guide._gain(logits, labels, target)  # type: ignore[attr-defined]
+        (moved,) = torch.autograd.grad(gain.sum(), logits)
+        reward = target.known_NK[own, labels[own]] + guide.written[7]  # type: ignore[attr-defined]
+        advantage = later(reward, 1.0)
+        for place, token in enumerate(own[:-1]):
+            stuck = (old > 0) == bool(advantage[place] > 0)
+            assert bool(moved[token].abs().max() == 0.0) == stuck
+
+
+def test_contrast_of_teachers_and_own_text() -> None:
+    logits, labels, target = batch()
+    guide = guide_of(DistiLLM2(alpha=1.0, skew=0.1))
+    guide.progress = 1.0
+    logq = torch.log_softmax(logits, -1)
+    expected = torch.zeros(6)
+    for own, weight, skewed in ((False, 0.5, divergences.skew_kl), (True, 1.5, divergences.skew_reverse_kl)):
+        here = target.own_B[target.rows_N] == own  # at first the gap is what it began with: a = 1 − (1 − a₀) = a₀
+        expected[here] = weight * skewed(target.known_NK[here], logq[here], 0.1)
+    assert torch.allclose(guide.compare(logits, labels, target), expected, atol=1e-6)
+    same = guide._skew(False, target.known_NK, labels, known_of(labels, target))  # type: ignore[attr-defined]
+    assert same == pytest.approx(0.01), "where they agree, hardly any skew is needed"
+
+
+def test_agreement_leaves_out_what_contradicts_the_words() -> None:
+    logits, labels, target = batch(3)
+    guide = guide_of(AgreementKD(alpha=1.0))
+    found = guide.compare(logits, labels, target)
+    p, q = target.known_NK.exp(), torch.softmax(logits, -1)
+    y = torch.nn.functional.one_hot(labels, V)
+    agree = ((q - y) * (q - p)).sum(-1) > 0
+    assert 0 < agree.sum() < 6
+    whole = divergences.forward_kl(target.known_NK, torch.log_softmax(logits, -1))
+    assert torch.allclose(found, torch.where(agree, whole, 0.0), atol=1e-6)
+    part = top(target, 2)
+    logp, _ = guide.attack.pair(logits, part)
+    assert torch.equal(said(labels, part, logp).sum(-1), torch.ones(6))
+
+
+def test_one_word_estimates_the_divergence() -> None:
+    """The mean of D over words drawn from the teacher is KL(p ‖ q), if nothing is cut."""
+    logits, _, target = batch()
+    guide = guide_of(SampledKD(alpha=1.0, cap=100.0))
+    weighted = torch.zeros(6)
+    for word in range(V):
+        labels = torch.full((6,), word)
+        weighted += target.known_NK[:, word].exp() * guide.compare(logits, labels, target)
+    expected = divergences.forward_kl(target.known_NK, torch.log_softmax(logits, -1))
+    assert torch.allclose(weighted, expected, atol=1e-4)
+    hidden = guide.compare(logits, torch.arange(6), top(target, 1))
+    assert (hidden == 0.0).sum() >= 1, "words that are not shown teach nothing"
+    assert (guide_of(SampledKD(cap=0.5)).compare(logits, torch.arange(6), target) <= hidden.new_tensor(99.0)).all()
+
+
+def lesson(n: int) -> list[Trace]:
+    return [Trace(problem_id=p.id, prompt=p.prompt, text="xyzzy") for p in Toy().problems("release", n)]
+
+
+def world(service: Shown, n: int) -> AttackRun:
+    return AttackRun(seed=0, task=Toy(), problems=Toy().problems("release", n), service=service)
+
+
+@pytest.mark.parametrize("kind", [MiniLLM, DistiLLM2, AgreementKD])
+def test_they_learn_the_lesson(kind: type[Distillation]) -> None:
+    traces, teacher, attack = lesson(24), fresh("llama", spread=0.2), kind(sft=QUICK)
+    lm = fresh("llama", spread=0.2, seed=4)
+    before = sum(trace_nll(lm, traces))
+    outcome = attack.train([lm], Release.of(traces, Access.FULL_LOGITS), world(Shown(teacher), 24))
+    assert sum(trace_nll(lm, traces)) < before
+    assert outcome.queries == round(attack.on_policy * 24)
+
+
+def test_words_become_as_likely_as_the_teacher_finds_them() -> None:
+    traces, teacher = lesson(24), fresh("llama", spread=0.2)
+    lm = fresh("llama", spread=0.2, seed=4)
+    theirs = torch.cat(token_nll(teacher, traces))
+    before = (torch.cat(token_nll(lm, traces)) - theirs).abs().mean()
+    attack = SampledKD(sft=QUICK.model_copy(update={"epochs": 8}), alpha=1.0)
+    attack.train([lm], Release.of(traces, Access.FULL_LOGITS), world(Shown(teacher), 24))
+    assert (torch.cat(token_nll(lm, traces)) - theirs).abs().mean() < 0.8 * before
+
+
+def test_leaked_words_replace_released_ones() -> None:
+    service = Shown(fresh("llama"))
+    service.leaks = [replace(t, text="plugh") for t in lesson(24)]
+    release = Release.of(lesson(24), Access.FULL_LOGITS)
+    outcome = CleanKD(sft=QUICK, share=0.25).train([fresh("llama", seed=4)], release, world(service, 24))
+    assert outcome.notes["bases"] == [{"traces": 24, "leaked": 6}]
+    assert outcome.queries == 12, "six leaked texts, and log-probabilities along them"
+
+
+def test_a_map_of_the_logits_is_undone() -> None:
+    traces, teacher = lesson(60), fresh("llama", spread=0.5)
+    service = Mapped(teacher, rank=5)
+    run = world(service, 60)
+    released = service.logprobs(traces, released=True)
+    made = InverseMap(pairs=40, ridge=1e-9).prepare(traces, released, run, service)
+    recovered, notes = made.shown, made.notes
+    assert service.queries == 40
+    assert float(notes["kl_before"]) > 0.05  # type: ignore[arg-type]
+    assert float(notes["kl_after"]) < 1e-6  # type: ignore[arg-type]
+    clean = Shown(teacher).logprobs(traces)[40:]
+    held, shown = (
+        [float(divergences.forward_kl(c.known_TK, e.known_TK).mean()) for c, e in zip(clean, part, strict=True)]
+        for part in (recovered[40:], service.logprobs(traces)[40:])
+    )
+    assert max(held) < 1e-2 * min(shown), "texts that were not among the pairs are recovered too"
+
+    class Few(Mapped):
+        def logprobs(self, traces, *, access=Access.FULL_LOGITS, released=False):  # type: ignore[no-untyped-def]
+            return [e.top(3) for e in super().logprobs(traces, access=access, released=released)]
+
+    few = Few(teacher, rank=5)
+    made = InverseMap().prepare(traces, few.logprobs(traces, released=True), run, few)
+    assert "not all logits" in str(made.notes["inverse"])
+    assert few.queries == 0
+
+
+def test_a_public_model_needs_the_same_vocabulary() -> None:
+    service = Shown(fresh("llama"))
+    attack, shown = InverseMap(sibling="embedded/proxy-small"), service.logprobs(lesson(4), released=True)
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        attack.prepare(lesson(4), shown, world(service, 4), service)
+
+
+def test_token_losses_add_up() -> None:
+    lm, traces = fresh("gpt2"), [replace(t, text="xyzzy" * (1 + i)) for i, t in enumerate(lesson(5))]
+    per_token = token_nll(lm, traces, batch_size=2)
+    assert [len(x) for x in per_token] == [5 * (1 + i) + 1 for i in range(5)]
+    assert trace_nll(lm, traces) == pytest.approx([float(x.mean()) for x in per_token])
