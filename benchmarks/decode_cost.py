@@ -14,8 +14,11 @@ P  proxy alone: one `Stepper.advance`, its LM head included.
 H  teacher's LM head alone, run where the decoder runs it: right after the trunk, whose weights have just
    displaced the head's from the processor's caches.
 
-Gradients are random tensors: the cost does not depend on their values. The rules are built by the same `bind`
-and `merge` as in a study; only the gradient is put in their place, and Δ is not normalized.
+`map` is a logit map z + A(Bz) of rank 32 (purified logits), as another head or logit by logit; `shift unmerged`
+adds a whole ΔW h to the logits (a trained head that is not merged).
+
+Gradients and edits are random tensors: the cost does not depend on their values. The rules are built by the same
+`bind` and `merge` as in a study; only the gradient is put in their place, and Δ is not normalized.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.ads import ADS, Direction
 from azeotrope.defenses.base import Bench
+from azeotrope.maths import lowrank
 from azeotrope.models.decode import Batch, LogitRule, Session, StepView, decode
 from azeotrope.models.gradients import ProxyGradient
+from azeotrope.models.head_edit import EditRule, HeadShift, LogitMap
 from azeotrope.models.lm import LM, embedded_names, load
 from azeotrope.models.stepper import Stepper
 
@@ -53,7 +58,11 @@ BARS: dict[str, tuple[str, Bar]] = {  # in P/T and H/T
     "head": ("1 + 1.2 P/T + 1.1 H/T", lambda p, h: 1.0 + 1.2 * p + 1.1 * h),
     "self": ("1 + 1.2 H/T", lambda p, h: 1.0 + 1.2 * h),
     "self merged": ("1.02", lambda p, h: 1.02),
+    "map as head": ("1.02", lambda p, h: 1.02),
+    "map unmerged": ("1.10", lambda p, h: 1.10),
+    "shift unmerged": ("1 + 1.1 H/T", lambda p, h: 1.0 + 1.1 * h),
 }
+RANK = 32  # of the map z + A(Bz)
 
 
 @dataclass(frozen=True)
@@ -226,6 +235,11 @@ def variants(pair: Pair) -> dict[str, Callable[[], list[float]]]:
 
         return run
 
+    generator = torch.Generator().manual_seed(0)
+    size, width = pair.teacher.head.weight.shape
+    a_VR, b_RV = (1e-3 * torch.randn(shape, generator=generator) for shape in ((size, RANK), (RANK, size)))
+    mapped = LogitMap(a_VR, lowrank.centered(b_RV))
+    shifted = HeadShift(1e-3 * torch.randn(size, width, generator=generator))
     merged = defense(backend="self", merged=True).merge(bench)
     assert merged is not None
     return {
@@ -237,6 +251,9 @@ def variants(pair: Pair) -> dict[str, Callable[[], list[float]]]:
             for name in ("finite_difference", "head", "self")
         },
         "self merged": decoded(merged),
+        "map as head": decoded(pair.teacher, EditRule(mapped, 1.0)),
+        "map unmerged": decoded(pair.teacher, EditRule(mapped, 1.0, merge=False)),
+        "shift unmerged": decoded(pair.teacher, EditRule(shifted, 1.0, merge=False)),
     }
 
 

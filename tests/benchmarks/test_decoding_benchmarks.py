@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import decode_cost
 import published_ads
+import purifier
+import pytest
 import stacked_students
 import torch
 
@@ -78,3 +80,12 @@ def test_stacking_is_timed_against_its_floor() -> None:
     seconds = stacked_students.measure("embedded/student-llama", 2, 2, rounds=2)
     assert list(seconds) == ["in turn", "stacked", "floor"]
     assert all(len(values) == 2 and min(values) > 0 for values in seconds.values())
+
+
+def test_the_gram_trick_makes_no_gradient() -> None:
+    shape = (16, 512, 96)
+    small = purifier.footprint(purifier.lowrank.cosine, shape)
+    whole = purifier.footprint(purifier.explicit, shape)
+    assert small["cosine"] == pytest.approx(whole["cosine"], abs=1e-5)
+    assert whole["largest"] == 1.0
+    assert small["largest"] == small["inputs"] < 1.0, "nothing is larger than the errors that were given"
