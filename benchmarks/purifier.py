@@ -119,12 +119,12 @@ def markdown(report: dict[str, Any]) -> str:
                 "## Training purified logits",
                 f"`{report['command']}`",
                 machine_line(report["machine"]),
-                "`cmi` with its defaults on the embedded teacher, its holdout traces and the checks of the teacher's "
-                f"accuracy included; bar {BAR:.0f} s.",
+                "`cmi` with its defaults on the embedded teacher, holdout traces and checks of its accuracy "
+                f"included; bar {BAR:.0f} s.",
                 table(["task", "time", "within", "cosine, held out", "teacher on the checks, %"], training),
                 f"The cosine of two gradients of an LM head of {size:,} × {width:,} over {n} tokens, forward and "
-                f"backward; errors and inputs given ({n / width:.3f} of a gradient each). Largest tensor in gradients "
-                "(V × D), growth of peak memory in a process of its own.",
+                f"backward; errors and inputs given ({n / width:.3f} of a gradient each). Largest tensor in "
+                "gradients (V × D), growth of peak memory in a process of its own.",
                 table(["form", "largest tensor", "memory", "cosine"], memory),
             ]
         )

@@ -219,6 +219,41 @@ def test_restored_by_some_attack(value: float, said: str) -> None:
     assert len(findings) == 2
 
 
+def three_attacks(test: dict[str, Any], values: dict[str, float]) -> tuple[str, list[str], list[float]]:
+    """The verdict where students of ADS at .1 come out at `values` by attack; effects and their sizes."""
+    attacks = [{"kind": "sft"}, {"kind": "sft", "epochs": 4}, {"kind": "sft", "epochs": 6}]
+    found = trial(test, common={**COMMON, "attacks": attacks})
+    plan = plan_of(found)
+    data = data_of(plan, STUDENTS, TEACHERS)
+    for (arm, _, family), cell in list(data.students.items()):
+        for attack, value in values.items():
+            made = Students({"student_accuracy": np.full((BASES * DRAWS, P), value)}, {})
+            data.students[arm, attack, family] = made if arm.startswith("ads(lam=0.1") else cell
+    (verdict,), findings = decide(found, {"one": (plan, {"facts": data})})
+    return verdict.verdict, [f.effect for f in findings], [f.value for f in findings]
+
+
+def test_attacks_below_others() -> None:
+    values = {"sft": 0.5, "sft(epochs=4)": 0.4, "sft(epochs=6)": 0.7}
+    rule = {"rule": "below", "arm": "ads(lam=0.1", "attacks": ["sft(epochs=4)"], "references": ["sft"]}
+    assert three_attacks(rule, values) == (SUPPORTED, ["sft(epochs=4) below sft"], pytest.approx([0.1]))
+    both = {**rule, "attacks": ["sft(epochs=4)", "sft(epochs=6)"]}
+    verdict, effects, sizes = three_attacks(both, values)
+    assert (verdict, len(effects), sizes) == (NOT_SUPPORTED, 2, pytest.approx([0.1, -0.2]))
+    other = {**both, "reference_arm": "none"}  # students of the undefended teacher are at .9
+    assert three_attacks(other, values)[::2] == (SUPPORTED, pytest.approx([0.5, 0.2]))
+    with pytest.raises(ConfigError, match="none of the attacks"):
+        three_attacks({**rule, "references": ["stf"]}, values)
+
+
+def test_only_some_attacks_may_restore() -> None:
+    values = {"sft": 0.6, "sft(epochs=4)": 0.8, "sft(epochs=6)": 0.6}
+    rule = {"rule": "restored", "arm": "ads(lam=0.1"}
+    assert three_attacks(rule, values)[0] == SUPPORTED
+    verdict, effects, _ = three_attacks({**rule, "attacks": ["sft(epochs=6)"]}, values)
+    assert (verdict, effects) == (NOT_SUPPORTED, ["sft(epochs=6)"])
+
+
 def test_nothing_to_restore_is_inconclusive() -> None:
     found = trial({"rule": "restored", "arm": "ads(lam=0.1"})
     (verdict,), _ = verdicts(found, {**STUDENTS, "ads(lam=0.1": 0.9}, TEACHERS)

@@ -6,6 +6,7 @@ unit (a student base, or a base and draw), from which the difference that could 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from azeotrope.maths.stats import Curve, Floats, Weights
 from azeotrope.study.arms import Arm
 from azeotrope.study.claims import (
     Asymmetric,
+    Below,
     Claim,
     Controlled,
     EqualCost,
@@ -121,6 +123,8 @@ def ground(claim: Claim, scene: Scene) -> Ground:
         return _grows(rule, scene)
     if isinstance(rule, Weaker):
         return _weaker(rule, scene)
+    if isinstance(rule, Below):
+        return _below(rule, scene)
     if isinstance(rule, Restored):
         return _restored(rule, scene)
     if isinstance(rule, Asymmetric):
@@ -198,6 +202,20 @@ def _weaker(rule: Weaker, scene: Scene) -> Ground:
     )
 
 
+def _below(rule: Below, scene: Scene) -> Ground:
+    arm = _arm(scene, rule.arm).label
+    other = arm if rule.reference_arm is None else _arm(scene, rule.reference_arm).label
+    effects = []
+    for attack, reference in itertools.product(rule.attacks, rule.references):
+        weak, strong = _attack(scene, attack), _attack(scene, reference)
+        draws, units = (
+            scene.leak(other, strong, rule.metric, per_unit) - scene.leak(arm, weak, rule.metric, per_unit)
+            for per_unit in (False, True)
+        )
+        effects.append(Effect(f"{weak} below {strong}", draws, units))
+    return Ground(effects)
+
+
 def _difference(scene: Scene, attack: str, metric: str, first: str, second: str, name: str) -> Effect:
     """Leakage of the first arm minus that of the second."""
     draws, units = (
@@ -210,11 +228,13 @@ def _difference(scene: Scene, attack: str, metric: str, first: str, second: str,
 def _restored(rule: Restored, scene: Scene) -> Ground:
     """Gain minus `share` of the loss, for every attack; any one suffices."""
     arm = _arm(scene, rule.arm).label
+    every = [a.label for a in scene.plan.expansion.attacks if a.label != rule.passive]
+    tried = [_attack(scene, name) for name in rule.attacks] or every
     values = {}
     for per_unit in (False, True):
         clean = scene.leak(UNDEFENDED, rule.passive, rule.metric, per_unit)
         passive = scene.leak(arm, rule.passive, rule.metric, per_unit)
-        for attack in (a.label for a in scene.plan.expansion.attacks if a.label != rule.passive):
+        for attack in tried:
             gain = scene.leak(arm, attack, rule.metric, per_unit) - passive
             values[attack, per_unit] = gain - rule.share * (clean - passive)
         values["", per_unit] = clean - passive
@@ -285,9 +305,21 @@ def _sweep(scene: Scene, name: str) -> Sweep:
     return matching[0]
 
 
+def _attack(scene: Scene, name: str) -> str:
+    """The label of an attack, from its label or its kind if only one is of that kind."""
+    known = [attack.label for attack in scene.plan.expansion.attacks]
+    matching = [label for label in known if label == name] or [x for x in known if x.partition("(")[0] == name]
+    if len(matching) != 1:
+        raise ConfigError(
+            f"'{name}' is {'not one' if matching else 'none'} of the attacks of '{scene.plan.study.name}' "
+            f"({', '.join(known)}).{nearest(name, known)}"
+        )
+    return matching[0]
+
+
 def _arm(scene: Scene, name: str) -> Arm:
+    exact: Sequence[Arm] = [arm for arm in scene.plan.expansion.arms if arm.label == name]
     known = [arm for arm in scene.plan.expansion.arms if arm.label != UNDEFENDED]
-    exact: Sequence[Arm] = [arm for arm in known if arm.label == name]
     matching = exact or [arm for arm in known if arm.label.startswith(name)]
     if len(matching) != 1:
         labels = [arm.label for arm in known]

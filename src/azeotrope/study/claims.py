@@ -59,14 +59,29 @@ class Weaker(Settings):
     attack: str = "sft"
 
 
+class Below(Settings):
+    """Students of `arm` by each of `attacks` are weaker than those of `reference_arm` by each of `references`.
+
+    Attacks are labels or kinds. `none` is the undefended teacher; without a `reference_arm` it is `arm`.
+    """
+
+    rule: Literal["below"]
+    attacks: tuple[str, ...] = Field(min_length=1)
+    references: tuple[str, ...] = Field(min_length=1)
+    arm: str = "none"
+    reference_arm: str | None = None
+    metric: str = "student_accuracy"
+
+
 class Restored(Settings):
-    """Some adaptive attack restores at least `share` of what `arm` costs the passive student."""
+    """Some attack (of `attacks`, by default any) restores at least `share` of what `arm` costs by `passive`."""
 
     rule: Literal["restored"]
     arm: str
     share: Share = 0.5
     metric: str = "student_accuracy"
     passive: str = "sft"
+    attacks: tuple[str, ...] = ()
 
 
 class Asymmetric(Settings):
@@ -87,7 +102,8 @@ class Withstands(Settings):
 
 
 Rule = Annotated[
-    EqualCost | Controlled | Grows | Weaker | Restored | Asymmetric | Withstands, Field(discriminator="rule")
+    EqualCost | Controlled | Grows | Weaker | Below | Restored | Asymmetric | Withstands,
+    Field(discriminator="rule"),
 ]
 
 
