@@ -95,7 +95,7 @@ def test_with_two_tokenizers_whole_chunks_are_compared(teacher: LM) -> None:
     assert len(found.student_total_M) - len(fewer.student_total_M) == int((first.end_M > 9).sum())
 
 
-@pytest.mark.parametrize("attack", [ULD(sft=QUICK), Gold(sft=QUICK, on_policy=0.25), ALM(sft=QUICK)])
+@pytest.mark.parametrize("attack", [ULD(sft=QUICK), Gold(sft=QUICK, on_policy=0.25, warmup=0), ALM(sft=QUICK)])
 def test_a_student_with_another_tokenizer_learns(attack: AcrossTokenizers, teacher: LM) -> None:
     task, n = Lookup(), 24
     problems = task.problems("release", n, 0)

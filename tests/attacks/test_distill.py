@@ -83,7 +83,7 @@ def test_where_nothing_is_shown_it_is_fine_tuning() -> None:
     taught = [0, 1, 5]
     expected = -torch.log_softmax(logits, -1)[taught, labels[taught]].sum() / 6
     assert guide.loss(logits, labels, silent).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert guide.renew(fresh("llama"), 0) == {}, "nothing would be learned from asking"
+    assert guide.renew(fresh("llama"), 4) == {}, "nothing would be learned from asking"
 
 
 def test_the_moving_target_arrives_at_the_teacher() -> None:
@@ -94,7 +94,9 @@ def test_the_moving_target_arrives_at_the_teacher() -> None:
     assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("attack", [ForwardKL(sft=QUICK, alpha=1.0), ABKD(sft=QUICK, alpha=1.0), GKD(sft=QUICK)])
+@pytest.mark.parametrize(
+    "attack", [ForwardKL(sft=QUICK, alpha=1.0), ABKD(sft=QUICK, alpha=1.0), GKD(sft=QUICK, warmup=1)]
+)
 def test_students_come_nearer_to_the_teacher(attack: Distillation) -> None:
     teacher, task = fresh("llama", spread=0.2), Toy()
     problems = task.problems("release", 32)
@@ -110,7 +112,8 @@ def test_students_come_nearer_to_the_teacher(attack: Distillation) -> None:
     run = AttackRun(seed=0, task=task, problems=problems, service=service)
     outcome = attack.train([lm], Release.of(traces, Access.FULL_LOGITS), run)
     assert distance() < 0.8 * before
-    assert outcome.queries == round(attack.on_policy * 32) * QUICK.epochs
+    own_epochs = QUICK.epochs - attack.warmup
+    assert outcome.queries == round(attack.on_policy * 32) * own_epochs == attack.budget.billed(32)
     assert (outcome.own_tokens > 0) == (attack.on_policy > 0)
     assert nll(lm, traces) > 0
 

@@ -163,7 +163,7 @@ def world(service: Shown, n: int) -> AttackRun:
 
 @pytest.mark.parametrize("kind", [MiniLLM, DistiLLM2, AgreementKD])
 def test_they_learn_the_lesson(kind: type[Distillation]) -> None:
-    traces, teacher, attack = lesson(24), fresh("llama", spread=0.2), kind(sft=QUICK)
+    traces, teacher, attack = lesson(24), fresh("llama", spread=0.2), kind(sft=QUICK, warmup=0)
     lm = fresh("llama", spread=0.2, seed=4)
     before = sum(trace_nll(lm, traces))
     outcome = attack.train([lm], Release.of(traces, Access.FULL_LOGITS), world(Shown(teacher), 24))

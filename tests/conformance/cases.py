@@ -44,7 +44,11 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
     "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
 }
 ATTACK_SETTINGS: Mapping[str, tuple[Json, ...]] = {  # beside the defaults, where they change what is paid
+    "clean_kd": ({"share": 0.35},),
     "clean_mix": ({"share": 0.35}, {"share": 0.0}),
+    "gkd": ({"warmup": 0},),
+    "gold": ({"warmup": 0},),
+    "minillm": ({"warmup": 0},),
     "random_resample": ({"queries": 1}, {"queries": 5}),
     "resampled_sft": ({"queries": 1}, {"queries": 5}),
     "reweighted_sft": ({"trusted": "leak", "leaked": 7}, {"trusted": "leak"}),

@@ -24,6 +24,7 @@ class DistiLLM(Distillation):
     paper: ClassVar[Paper | None] = Paper(id="2402.03898", title="DistiLLM", equations=("3", "4"))
 
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")
+    warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     side: Literal["forward", "reverse"] = Field(default="reverse", description="skewed forward or reverse KL")
     skew: float = Field(default=0.1, ge=0, le=1, description="share of the other distribution in the mixture")
 

@@ -30,6 +30,7 @@ class DistiLLM2(Distillation):
 
     alpha: float = Field(default=1.0, ge=0, le=1, description="α, the divergence's share of the loss")
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")
+    warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     beta: float = Field(default=1.5, ge=1, le=2, description="β at the end, the weight of own text")
     skew: float = Field(default=0.1, ge=0.01, le=1, description="a₀, the largest skew")
 

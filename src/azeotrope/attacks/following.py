@@ -34,7 +34,8 @@ class Distilling(StudentAttack):
 
     With `on_policy`, before every epoch that share of the texts is replaced by the student's own, along which the
     service is asked for its log-probabilities (and bills them); such texts count in D alone. Published
-    implementations sample anew in every step; once an epoch is the affordable approximation here.
+    implementations sample anew in every step; once an epoch is the affordable approximation here. They start from
+    a student that has been fine-tuned on the data: `warmup` epochs do that.
 
     A defense may show less than the attack would read: it then uses the tokens that are shown, and fine-tunes on
     text alone where none are.
@@ -46,11 +47,12 @@ class Distilling(StudentAttack):
     alpha: float = Field(default=0.5, ge=0, le=1, description="α, the divergence's share of the loss")
     temperature: float = Field(default=1.0, gt=0, description="τ of both distributions")
     on_policy: float = Field(default=0.0, ge=0, le=1, description="share of texts that the student writes itself")
+    warmup: int = Field(default=0, ge=0, description="epochs on the teacher's text alone, before its own")
 
     @property
     def budget(self) -> Budget:
-        """Log-probabilities along the student's own texts are asked for, every epoch."""
-        return Budget(queries=self.on_policy * self.sft.epochs)
+        """Log-probabilities along the student's own texts are asked for, every epoch after the first `warmup`."""
+        return Budget(queries=self.on_policy * max(0, self.sft.epochs - self.warmup))
 
     def check(self, lm: LM, service: Service) -> None:
         """Raise ConfigError if this student cannot follow this service."""
@@ -154,7 +156,7 @@ class Following(Guide):
         """See `Guide.renew`: texts that show nothing are not learned from."""
         source = self.source
         attack, share = source.attack, source.attack.on_policy
-        if share == 0.0 or self.shown is Access.TEXT:
+        if share == 0.0 or epoch < attack.warmup or self.shown is Access.TEXT:
             return {}
         task, seed = source.run.need_task(attack.kind), derive(source.run.seed, "own", source.index, epoch)
         kept = source.texts

@@ -27,6 +27,7 @@ class GKD(Distillation):
 
     alpha: float = Field(default=1.0, ge=0, le=1, description="α, the divergence's share of the loss")
     on_policy: float = Field(default=0.5, ge=0, le=1, description="λ, share of texts that the student writes")
+    warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     beta: float = Field(default=0.5, ge=0, le=1, description="β")
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:

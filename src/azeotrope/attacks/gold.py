@@ -26,6 +26,7 @@ class Gold(AcrossTokenizers):
     paper: ClassVar[Paper | None] = None
 
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")
+    warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     beta: float = Field(default=0.5, gt=0, lt=1, description="β of the Jensen-Shannon divergence")
 
     def divergence(self, found: Compared, matched: tuple[Tensor, Tensor]) -> Tensor:

@@ -36,6 +36,7 @@ class MiniLLM(Distillation):
     paper: ClassVar[Paper | None] = Paper(id="2306.08543", title="MiniLLM", equations=("2", "3", "5", "7"))
 
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")
+    warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     discount: float = Field(default=1.0, gt=0, le=1, description="γ of later rewards")
     clip: float = Field(default=0.2, gt=0, description="ε, how far the probability ratio counts")
 
