@@ -17,7 +17,7 @@ from azeotrope.study.config import Evaluation, Study, parse_study
 from azeotrope.study.plan import make_plan
 from azeotrope.study.run import default_stages
 from azeotrope.study.service import DefendedService, bench_of, read_fitted, write_fitted
-from azeotrope.study.specs import ReleaseSpec
+from azeotrope.study.specs import AttackSpec, ReleaseSpec
 from tiny import Toy, fresh
 
 
@@ -120,3 +120,44 @@ def test_what_a_defense_has_learned_comes_with_the_release(tmp_path: Path) -> No
     path.write_bytes(b"not tensors")
     with pytest.raises(RunError, match="cannot be read"):
         read_fitted(second, path)
+
+
+def test_arms_that_differ_in_what_they_show_share_releases_and_attacks_on_text() -> None:
+    shown = {
+        "defenses": [
+            {"kind": "topk_logprobs", "k": [3, 5]},
+            {"compose": [{"kind": "temperature", "heat": 0.5}, {"kind": "topk_logprobs", "k": 3}]},
+            {"kind": "temperature", "heat": [0.5]},
+        ]
+    }
+    raw = study(access="full_logits").model_dump(mode="json")
+    plan = make_plan(parse_study({**raw, **shown}), default_stages())
+    ids = {(s.stage, s.arm, s.attack): s.id for s in plan.steps}
+    none, three, five = "none", "topk_logprobs(k=3)", "topk_logprobs(k=5)"
+    assert ids["release", three, ""] == ids["release", five, ""] == ids["release", none, ""]
+    assert ids["attack", three, "sft"] == ids["attack", none, "sft"]
+    assert len({ids["attack", arm, "fkl"] for arm in (none, three, five)}) == 3
+    hot = "temperature(heat=0.5)"
+    assert ids["release", f"{hot} + {three}", ""] == ids["release", hot, ""] != ids["release", none, ""]
+    assert ids["attack", f"{hot} + {three}", "sft"] == ids["attack", hot, "sft"]
+    assert len(plan.work) == len(set(ids.values())) < len(plan.steps)
+    seen: set[str] = set()
+    for step in plan.work:
+        assert seen.issuperset(step.needs)
+        seen.add(step.id)
+    specs = [s.spec for s in plan.steps if s.arm == three and s.attack]
+    assert [len(spec.surfaces) for spec in specs if isinstance(spec, AttackSpec)] == [0, 1]
+
+
+def test_surfaces_of_a_spec_act_in_the_service() -> None:
+    spec = service(Access.FULL_LOGITS).spec
+    full = DefendedService(spec, access=Access.FULL_LOGITS)
+    few = DefendedService(spec, access=Access.FULL_LOGITS, surfaces=({"kind": "topk_logprobs", "k": 3},))
+    traces = full.ask(bench_of(spec).task.problems("release", 2), seed=2)
+    assert {e.known_TK.shape[1] for e in few.logprobs(traces)} == {3}
+    assert full.logprobs(traces)[0].known_TK.shape[1] > 3
+    leaked = full.leak_logprobs(traces)
+    assert full.queries == 2 + 2 + 2
+    assert torch.allclose(leaked[0].known_TK, full.logprobs(traces, released=True)[0].known_TK, atol=1e-5)
+    with pytest.raises(ConfigError, match="text only"):
+        service(Access.TEXT).leak_logprobs(traces)

@@ -40,7 +40,8 @@ class Arm:
     """One point of the study's first axis: a defense (or composition) at one strength.
 
     `curve` names the trade-off curve this arm is a point of: everything but the strength. `strength` is that
-    of the swept member of a composition (the first member if none or several are swept).
+    of the swept member of a composition (the first member if none or several are swept). The last `surfaces` of
+    its members change what is shown beside the text and no text.
     """
 
     label: str
@@ -50,6 +51,12 @@ class Arm:
     is_control: bool
     settings: tuple[Json, ...]
     identity: tuple[Json, ...]
+    surfaces: int = 0
+
+    @property
+    def released(self) -> int:
+        """How many of its members, the first ones, make the released text."""
+        return len(self.settings) - self.surfaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +161,7 @@ def _arm(picks: Sequence[tuple[Defense, bool]]) -> Arm:
         is_control=all(m.maturity is Maturity.CONTROL for m in acting),
         settings=tuple({"kind": m.kind, **m.model_dump(mode="json")} for m in acting),
         identity=tuple(m.identity() for m in acting),
+        surfaces=sum(m.stage is Stage.SURFACE for m in acting),
     )
 
 

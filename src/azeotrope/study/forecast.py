@@ -97,7 +97,7 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
     """Summarize what a plan will cost and what is stored already."""
     rates = {stage: stage_rate(store, stage) for stage in STAGES}
     groups: dict[tuple[str, ...], list[Step]] = {}
-    for step in plan.steps:
+    for step in plan.work:
         groups.setdefault((step.stage, step.task, step.arm, step.attack, step.student), []).append(step)
     lines, missing = [], []
     for (stage, task, arm, attack, student), steps in groups.items():
@@ -120,7 +120,7 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
     return Forecast(
         name=plan.study.name,
         lines=tuple(lines),
-        steps=len(plan.steps),
+        steps=len(plan.work),
         cached=sum(line.cached for line in lines),
         cells=sum(line.cells for line in lines),
         tokens=sum(line.tokens for line in lines),

@@ -56,11 +56,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A study's steps in an order in which each comes after what it needs."""
+    """A study's steps in an order in which each comes after what it needs.
+
+    Arms that differ in what they show beside the text share releases, and the attacks that read text only: such
+    steps are listed for each of them, with one id; `work` lists every id once.
+    """
 
     study: Study
     expansion: Expansion
     steps: tuple[Step, ...]
+
+    @property
+    def work(self) -> tuple[Step, ...]:
+        """The steps that there are to do, each once."""
+        found: dict[str, Step] = {}
+        for step in self.steps:
+            found.setdefault(step.id, step)
+        return tuple(found.values())
 
     def of(self, stage: str, **where: str) -> list[Step]:
         """Return the steps of a stage whose attributes equal `where` (task=…, arm=…), in plan order."""
@@ -82,13 +94,12 @@ def make_plan(study: Study, stages: Stages) -> Plan:
                 release = _release(study, stages, task, arm, draw)
                 steps.append(release)
                 steps += [
-                    _attack(study, stages, task, attack, student, release)
+                    _attack(study, stages, task, attack, student, release, arm)
                     for attack in found.attacks
                     for student in study.students
                 ]
         steps += _detections(study, stages, task, found, steps)
-    unique = {step.id: step for step in steps}
-    return Plan(study=study, expansion=found, steps=tuple(unique.values()))
+    return Plan(study=study, expansion=found, steps=tuple(steps))
 
 
 def step_id(
@@ -105,7 +116,7 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
     spec = ReleaseSpec(
         teacher=study.teacher,
         task=task.settings,
-        arm=arm.settings,
+        arm=arm.settings[: arm.released],
         n=study.release.n,
         draw=draw,
         seed=study.seed,
@@ -115,7 +126,7 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
     identity = {
         "teacher": identity_of(spec.teacher),
         "task": task.identity,
-        "arm": list(arm.identity),
+        "arm": list(arm.identity[: arm.released]),
         "n": spec.n,
         "draw": draw,
         "seed": spec.seed,
@@ -126,9 +137,10 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
 
 
 def _attack(
-    study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings, release: Step
+    study: Study, stages: Stages, task: Named, attack: Named, student: StudentSettings, release: Step, arm: Arm
 ) -> Step:
     assert isinstance(release.spec, ReleaseSpec)
+    reads_more = attack.needs > Access.TEXT  # what else is shown does not change an attack that reads text
     spec = AttackSpec(
         task=task.settings,
         attack=attack.settings,
@@ -140,6 +152,7 @@ def _attack(
         release=release.spec,
         access=study.release.access,
         top_logprobs=study.release.top_logprobs,
+        surfaces=arm.settings[arm.released :] if reads_more else (),
     )
     identity: dict[str, Any] = {
         "task": task.identity,
@@ -150,7 +163,9 @@ def _attack(
         "seed": spec.seed,
         "evaluation": _student_evaluation(study),
     }
-    if attack.needs > Access.TEXT:  # what else is shown does not change an attack that reads text
+    if reads_more:
+        if arm.surfaces:
+            identity["surfaces"] = list(arm.identity[arm.released :])
         few = min(attack.needs, Access.named(spec.access)) < Access.FULL_LOGITS
         identity["access"] = [spec.access, spec.top_logprobs if few else 0]
     return _step(

@@ -119,10 +119,10 @@ def _run(
 def _execute(
     plan: Plan, store: Store, stages: Stages, workers: int, threads: int, console: Console, folder: Path
 ) -> None:
-    todo = [step for step in plan.steps if not store.done(step.stage, step.id)]
-    if len(todo) < len(plan.steps):
+    todo = [step for step in plan.work if not store.done(step.stage, step.id)]
+    if len(todo) < len(plan.work):
         console.print(
-            f"{len(plan.steps) - len(todo)} of {len(plan.steps)} steps are stored already.", highlight=False
+            f"{len(plan.work) - len(todo)} of {len(plan.work)} steps are stored already.", highlight=False
         )
     rates = {stage: stage_rate(store, stage) or 1.0 for stage in STAGES}
     expected = {step.id: step.estimate["seconds"] * rates[step.stage] for step in todo}

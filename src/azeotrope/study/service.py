@@ -35,13 +35,20 @@ class DefendedService(Service):
     """The teacher behind its defenses, exactly as it made a release; loaded when first asked.
 
     `fitted` is the file in which the release stored what its defenses had learned; `access` and `top` say what
-    is shown with the text.
+    is shown with the text, and `surfaces` are the defenses that change it.
     """
 
     def __init__(
-        self, spec: ReleaseSpec, *, fitted: Path | None = None, access: Access = Access.TEXT, top: int = 20
+        self,
+        spec: ReleaseSpec,
+        *,
+        fitted: Path | None = None,
+        access: Access = Access.TEXT,
+        top: int = 20,
+        surfaces: Sequence[Json] = (),
     ) -> None:
         super().__init__()
+        self.surfaces = tuple(surfaces)
         self.spec, self.fitted, self.access, self.top = spec, fitted, access, top
         self.ledger: dict[str, float] = {}  # what was sent to an endpoint for it, see `Teacher.ledger`
         self._pipeline: Pipeline | None = None
@@ -61,7 +68,7 @@ class DefendedService(Service):
             bench = bench_of(self.spec)
             if self.fitted is not None and self.fitted.exists():
                 read_fitted(bench, self.fitted)
-            self._pipeline = assemble(make_defenses(self.spec.arm), bench)
+            self._pipeline = assemble(make_defenses((*self.spec.arm, *self.surfaces)), bench)
         return self._pipeline
 
     @property

@@ -25,9 +25,9 @@ Json = dict[str, Any]
 class ReleaseSpec:
     """Generate `n` defended traces, and measure the defended teacher on the test problems.
 
-    `arm` holds the defenses in the order in which they act; empty means undefended. `draw` numbers the
-    independent data draws; derive every random stream from (`seed`, a name, `draw`), not from the arm, so
-    that arms see the same problems and, where possible, the same random numbers. A `teacher` that is an
+    `arm` holds the defenses that make the text, in the order in which they act; empty means undefended. `draw`
+    numbers the independent data draws; derive every random stream from (`seed`, a name, `draw`), not from the arm,
+    so that arms see the same problems and, where possible, the same random numbers. A `teacher` that is an
     endpoint carries options, such as a cap, that change no output.
     """
 
@@ -46,7 +46,7 @@ class AttackSpec:
     """Train all `bases` students of `family` on one release and evaluate them on the test problems.
 
     `release` says how the release was made, for attacks that ask the same service for more; `access` what the
-    service shows with its text, as in `ReleaseSettings`.
+    service shows with its text, as in `ReleaseSettings`, and `surfaces` the defenses that change that.
     """
 
     task: Json
@@ -59,6 +59,7 @@ class AttackSpec:
     release: ReleaseSpec
     access: str = "text"
     top_logprobs: int = 20
+    surfaces: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

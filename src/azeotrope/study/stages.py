@@ -151,7 +151,13 @@ class ModelStages:
         clean = read_traces(release_dir / "holdout.parquet")
         bases = [load(ref) for ref in students_of(spec.family, spec.bases)]
         access = Access.named(spec.access)
-        service = DefendedService(spec.release, fitted=release_dir / FITTED, access=access, top=spec.top_logprobs)
+        service = DefendedService(
+            spec.release,
+            fitted=release_dir / FITTED,
+            access=access,
+            top=spec.top_logprobs,
+            surfaces=spec.surfaces,
+        )
         run = AttackRun(
             seed=derive(spec.seed, "attack", spec.draw),
             holdout=clean,

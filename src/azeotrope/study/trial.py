@@ -85,7 +85,7 @@ def conclude(trial: Trial, *, runs: Path, stages: Stages | None = None) -> Trial
         seconds |= own
         done[part] = {
             "study_hash": study.hash,
-            "steps": len(plan.steps),
+            "steps": len(plan.work),
             "core_hours": round(sum(own.values()) / 3600, 3),
             "code_rev": read_json(manifest).get("code_rev"),
             "created": read_json(manifest).get("created"),
