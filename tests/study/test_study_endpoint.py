@@ -222,3 +222,20 @@ def test_the_dry_run_says_what_would_be_asked(tmp_path: Path) -> None:
     local = dry_run_of(parse_study(teaching.study("embedded/teacher")), runs=tmp_path)
     assert (local.requests, local.cost, local.asking) == (0, None, "")
     assert "requests" not in local.summary
+
+
+def test_the_dry_run_says_what_a_hired_writer_would_be_asked(tmp_path: Path) -> None:
+    writer = f"{NOBODY}?price_out=10&max_cost=1"
+    students = [{"family": f"embedded/student-{family}", "bases": 1} for family in ("llama", "gpt2")]
+    attacks = [{"kind": "sft"}, {"kind": "paraphrase", "writer": writer, "writer_limit": 50}]
+    study = teaching.study("embedded/teacher", attacks=attacks, students=students)
+    found = dry_run_of(parse_study(study), runs=tmp_path)
+    replies = 2 * RELEASED  # two arms; both families learn from the same rewritings
+    cost = replies * 50 * 10e-6
+    assert (
+        f"At most {replies} rewritings by {NOBODY}, retries aside, whose replies cost at most {cost:.4g};"
+        in found.summary
+    )
+    free = [{"kind": "paraphrase", "writer": NOBODY}]
+    found = dry_run_of(parse_study({**study, "attacks": free}), runs=tmp_path)
+    assert f"{replies} rewritings by {NOBODY}, retries aside." in found.summary

@@ -117,6 +117,11 @@ class Outcome:
 class StudentAttack(Attack):
     """An attack that trains students. It reads the release only through `Release.view(needs)`."""
 
+    @property
+    def hired(self) -> tuple[str, int] | None:
+        """An endpoint that writes for the thief (a reply a trace, for all students), and the limit of a reply."""
+        return None
+
     @abstractmethod
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
         """Train every base on the release; the bases are consumed (modified in place).

@@ -70,6 +70,11 @@ class Paraphrase(AdaptiveSFT):
             found["writer"] = _settings(self.writer).identity()
         return {name: value for name, value in found.items() if name not in unused}
 
+    @property
+    def hired(self) -> tuple[str, int] | None:
+        """See `StudentAttack.hired`."""
+        return (self.writer, self.writer_limit) if self.writer else None
+
     def told(self, name: str) -> str:
         """See `Settings.told`: a writer without its options, of which most are money and patience."""
         return _settings(self.writer).ref if name == "writer" and self.writer else super().told(name)

@@ -14,6 +14,7 @@ from azeotrope.core.types import Problem
 from azeotrope.defenses.base import Bench
 from azeotrope.models.conduct import questions
 from azeotrope.models.endpoint import Endpoint, parse_ref
+from azeotrope.models.endpoint_settings import NANO
 from azeotrope.study.measure import test_problems
 from azeotrope.study.service import bench_of, make_attack, make_task, release_problems
 from azeotrope.study.specs import AttackSpec, ReleaseSpec, Spec
@@ -99,6 +100,30 @@ def quote(teacher: str, specs: Sequence[Spec]) -> Quote:
     cost = sum(bounds.values()) + sum(count * worst for count, worst in extra)
     requests = len(bounds) + sum(count for count, _ in extra)
     return Quote(settings.ref, requests, cost if priced else None, settings.max_cost)
+
+
+def writers(specs: Sequence[Spec]) -> list[str]:
+    """One sentence for every endpoint that attacks hire to write: requests, and what the replies cost at most.
+
+    Of what is sent to it, the traces are not known before; that comes on top. Cached or not.
+    """
+    asked: dict[str, tuple[str, int, int]] = {}
+    for spec in specs:
+        hired = make_attack(spec.attack).hired if isinstance(spec, AttackSpec) else None
+        if isinstance(spec, AttackSpec) and hired is not None:
+            key = fingerprint([spec.task, spec.attack, spec.draw, list(spec.release.arm), spec.release.n])
+            asked[key] = (hired[0], spec.release.n, hired[1])
+    told: dict[str, tuple[int, float, bool]] = {}
+    for ref, replies, limit in asked.values():
+        settings = parse_ref(ref)
+        requests, cost, _ = told.get(settings.ref, (0, 0.0, False))
+        more = replies * settings.price(0, limit) / NANO
+        told[settings.ref] = (requests + replies, cost + more, bool(settings.price_in or settings.price_out))
+    return [
+        f"At most {requests:,} rewritings by {ref}, retries aside"
+        + (f", whose replies cost at most {cost:.4g}; the texts sent to it come on top." if priced else ".")
+        for ref, (requests, cost, priced) in told.items()
+    ]
 
 
 def _of_release(spec: ReleaseSpec, endpoint: Endpoint) -> Mapping[str, float]:

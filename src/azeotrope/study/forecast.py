@@ -132,13 +132,17 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
 
 
 def _asking(plan: Plan, specs: Sequence[Spec]) -> dict[str, Any]:
-    """What the steps to do would ask of a teacher behind an endpoint."""
-    if not is_endpoint(plan.study.teacher):
+    """What the steps to do would ask of a teacher behind an endpoint, and of writers that attacks hire."""
+    hiring = any(attack.settings.get("writer") for attack in plan.expansion.attacks)
+    if not hiring and not is_endpoint(plan.study.teacher):
         return {}
-    from azeotrope.study.asking import quote  # imports torch
+    from azeotrope.study.asking import quote, writers  # imports torch
 
+    sentences = writers(specs) if hiring else []
+    if not is_endpoint(plan.study.teacher):
+        return {"asking": " ".join(sentences)}
     found = quote(plan.study.teacher, specs)
-    return {"requests": found.requests, "cost": found.cost, "asking": found.sentence}
+    return {"requests": found.requests, "cost": found.cost, "asking": " ".join([found.sentence, *sentences])}
 
 
 def stage_rate(store: Store, stage: str) -> float | None:
