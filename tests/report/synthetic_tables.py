@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import polars as pl
+from synthetic_gains import gains
 
 LONG = (
     "random_sentences(budget=0.35, match=share, pool=computation) + temperature(heat=0.25)"  # not in the results
@@ -25,10 +26,11 @@ Arm = Mapping[str, Any]
 def write_tables(
     folder: Path, tasks: Sequence[str], arms: Sequence[Arm], cells: Sequence[tuple[str, str]]
 ) -> None:
-    """Write the four tables. `arms` have a label, a share of the full strength and drops at full strength."""
+    """Write the five tables. `arms` have a label, a share of the full strength and drops at full strength."""
     known = [*arms, {"arm": LONG, "share": 0.8, "accuracy": 0.03, "validity": 0.25, "defense": "both"}]
     kept = [arm for arm in known if arm["arm"] != LACKING]
     tables = {
+        "gains": gains(tasks, kept, {"ads": 0.9, "traceguard": 0.5, "temperature": 0.6, "none": 0.0}),
         "utility": _utility(Random(2), tasks, [arm for arm in kept if arm["defense"] != "none"]),
         "governance": _governance(Random(3), tasks, kept, cells),
         "matrix": _matrix(Random(4), [*tasks, FAR_TASK], cells),

@@ -111,8 +111,8 @@ function showTip(anchor, lines) {
 const hideTip = () => { tip.hidden = true; };
 document.addEventListener('keydown', (event) => { if (event.key === 'Escape') hideTip(); });
 
-// Arrow keys move inside a group of marks; the group is one tab stop.
-function rove(nodes, tell) {
+// Arrow keys move inside a group of marks; the group is one tab stop. In a grid, up and down move by its width.
+function rove(nodes, tell, wide = 1) {
   nodes.forEach((node, i) => {
     node.setAttribute('tabindex', i ? '-1' : '0');
     node.addEventListener('focus', () => tell(node));
@@ -120,10 +120,11 @@ function rove(nodes, tell) {
     node.addEventListener('pointerenter', () => tell(node));
     node.addEventListener('pointerleave', () => { if (document.activeElement !== node) hideTip(); });
     node.addEventListener('keydown', (event) => {
-      const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const move = { ArrowRight: 1, ArrowDown: wide, ArrowLeft: -1, ArrowUp: -wide }[event.key];
       const next = event.key === 'Home' ? 0 : event.key === 'End' ? nodes.length - 1 : move ? i + move : null;
       if (next === null) return;
       event.preventDefault();
+      if (wide > 1 && !(next in nodes)) return;
       const target = nodes[Math.min(Math.max(next, 0), nodes.length - 1)];
       node.setAttribute('tabindex', '-1');
       target.setAttribute('tabindex', '0');
@@ -132,7 +133,7 @@ function rove(nodes, tell) {
   });
 }
 
-const tips = (marks) => rove(marks.map((mark) => mark.node), (node) => showTip(node, marks.find((mark) => mark.node === node).lines));
+const tips = (marks, wide = 1) => rove(marks.map((mark) => mark.node), (node) => showTip(node, marks.find((mark) => mark.node === node).lines), wide);
 
 // Arms: their line, their order on the page, and how they are named.
 function lineOfArm(taskName, arm) {

@@ -25,6 +25,7 @@ class Run:
     equal_cost: pl.DataFrame | None
     losses: pl.DataFrame | None
     costs: pl.DataFrame | None
+    gains: pl.DataFrame | None
     recovery: pl.DataFrame | None
     utility: pl.DataFrame | None
     governance: pl.DataFrame | None
@@ -60,6 +61,7 @@ def load_run(folder: Path) -> Run:
         equal_cost=_frame(folder / "equal_cost.parquet", schemas.EQUAL_COST),
         losses=_frame(folder / "losses.parquet", schemas.LOSSES),
         costs=_frame(folder / "costs.parquet", schemas.COSTS),
+        gains=_rows(folder / "gains.parquet", schemas.GAINS),
         recovery=_rows(folder / "recovery.parquet", schemas.RECOVERY),
         utility=_rows(folder / "utility.parquet", schemas.UTILITY),
         governance=_rows(folder / "governance.parquet", schemas.GOVERNANCE),

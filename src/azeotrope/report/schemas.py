@@ -36,6 +36,15 @@ RECOVERY = {
     "queries": pl.Int64, "query_tokens": pl.Int64, "own_tokens": pl.Int64, "trained_tokens": pl.Int64,
     "seconds": pl.Float64,
 }  # fmt: skip
+GAINS = {
+    "task": pl.String, "arm": pl.String, "attack": pl.String, "access": pl.String, "student": pl.String,
+    "metric": pl.String, "undistilled": pl.Float64, "best": pl.Float64, "best_attack": pl.String,
+    "value": pl.Float64, "gain": pl.Float64, "gain_low": pl.Float64, "gain_high": pl.Float64,
+    "retained": pl.Float64, "retained_low": pl.Float64, "retained_high": pl.Float64,
+    "worst": pl.Boolean, "worst_low": pl.Float64, "worst_high": pl.Float64, "teacher_accuracy": pl.Float64,
+    "teacher_drop": pl.Float64, "teacher_drop_low": pl.Float64, "teacher_drop_high": pl.Float64,
+    "n": pl.Int64, "n_seeds": pl.Int64, "status": pl.String,
+}  # fmt: skip
 UTILITY = {
     "task": pl.String, "arm": pl.String, "utility": pl.String, "clean": pl.Float64, "value": pl.Float64,
     "drop": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_draws": pl.Int64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import detectability, governance, matrix, schemas, utility
+from azeotrope.report import detectability, gains, governance, matrix, schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -41,6 +41,20 @@ SECTIONS = (
             ),
         ),
         tell=utility.told,
+    ),
+    Section(
+        name="gains",
+        link="Attacks",
+        schema=schemas.GAINS,
+        measures="metric",
+        terms=(
+            (
+                "Share left",
+                "What an attack brings the student under a defense, as a share of what the best attack of the "
+                "study brings without one; both are counted from the student before any attack.",
+            ),
+        ),
+        tell=gains.told,
     ),
     Section(
         name="recovery",

@@ -29,6 +29,7 @@ from azeotrope.study.claims import (
 )
 from azeotrope.study.config import StudentSettings
 from azeotrope.study.equal_cost import Sweep, sweeps
+from azeotrope.study.gains import highest, share_of
 from azeotrope.study.governance import CAPABILITY, shares
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import spread, units, weights_for
@@ -277,14 +278,14 @@ def _withstands(rule: Withstands, scene: Scene) -> Ground:
     best = {}
     for per_unit in (False, True):
         start = stats.replicate(undistilled, scene.weights(undistilled.shape[1], per_unit))
-        undefended = [scene.leak(UNDEFENDED, attack, rule.metric, per_unit) for attack in attacks]
-        best[per_unit] = np.max(undefended, axis=0) - start
+        best[per_unit] = highest(scene.leak(UNDEFENDED, a, rule.metric, per_unit) - start for a in attacks)
         gains |= {(a, per_unit): scene.leak(arm, a, rule.metric, per_unit) - start for a in attacks}
     margins = {key: rule.share * best[key[1]] - gain for key, gain in gains.items()}
     effects = [Effect(a, margins[a, False], margins[a, True], margin=0.0) for a in attacks]
     worst = max(attacks, key=lambda attack: float(gains[attack, False][0]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kept_share = np.max([gains[attack, False] for attack in attacks], axis=0) / best[False]
+    kept_share = share_of(highest(gains[attack, False] for attack in attacks), best[False])
+    if not np.isfinite(kept_share[0]):
+        return Ground(effects, conditions=[("without the defense no attack gains anything", True)])
     share = stats.from_replicates(kept_share, n=0, n_seeds=0)
     said = (
         f"the worst attack ({worst}) gets {100 * share.difference:.0f} % "

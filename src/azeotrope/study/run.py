@@ -17,6 +17,7 @@ from azeotrope.study.detectability import detectability_table
 from azeotrope.study.equal_cost import equal_cost_table
 from azeotrope.study.executor import execute
 from azeotrope.study.forecast import Forecast, duration, forecast, stage_rate
+from azeotrope.study.gains import gains_table
 from azeotrope.study.governance import governance_table
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
 from azeotrope.study.matrix import matrix_table
@@ -151,6 +152,7 @@ def write_tables(
         "losses": aggregate.losses_table(plan, store),
         "costs": aggregate.costs_table(plan, store),
         "recovery": recovery_table(plan, tasks, store),
+        "gains": gains_table(plan, tasks),
         "utility": utility_table(plan, tasks),
         "governance": governance_table(plan, tasks),
         "matrix": matrix_table(plan, tasks),
