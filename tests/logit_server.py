@@ -10,6 +10,7 @@ servers did that the attack was published on; `raw` shows the distribution witho
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,7 @@ class LogitServer:
     dtype: torch.dtype = torch.float64
     fail_after: int | None = None
     strips: bool = False
+    cold: bool = False  # log-probabilities after division by the temperature 0
     _logits: dict[str, Tensor] = field(default_factory=dict)
 
     def logits(self, prompt: str) -> Tensor:
@@ -56,7 +58,9 @@ class LogitServer:
         if self.bias == "ignored":
             biased_V = natural_V
         said = int(biased_V.argmax())
-        shown_V = torch.log_softmax(natural_V if self.bias == "raw" else biased_V, -1)
+        shown_V = torch.log_softmax(
+            (natural_V if self.bias == "raw" else biased_V) * (1e9 if self.cold else 1), -1
+        )
         chat = asked.path.endswith("/chat/completions")
         k = (body.get("top_logprobs", 0) if body.get("logprobs") else 0) if chat else body.get("logprobs", 0)
         return self._answer(asked, said, shown_V, k, chat)
@@ -117,12 +121,15 @@ class LogitServer:
         return {"content": [{**entry(*said), "top_logprobs": [entry(*pair) for pair in top]}]}
 
     def _bytes(self, token: int) -> bytes:
-        """A byte-level token's own bytes, found by asking the tokenizer for every single byte's sign."""
+        """A byte-level token's own bytes."""
         piece = self.lm.tokenizer.convert_ids_to_tokens(token)
-        signs = {
-            self.lm.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(chr(b))[0][0]: b for b in range(128)
-        }
-        return bytes(signs[sign] if sign in signs else _latin(sign) for sign in piece)
+        return bytes(self._signs[sign] if sign in self._signs else _latin(sign) for sign in piece)
+
+    @cached_property
+    def _signs(self) -> dict[str, int]:
+        """The sign of every ASCII byte, as the tokenizer itself writes it."""
+        write = self.lm.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+        return {write(chr(byte))[0][0]: byte for byte in range(128)}
 
 
 def _latin(sign: str) -> int:

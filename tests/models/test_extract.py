@@ -229,6 +229,12 @@ def test_a_server_that_holds_back_is_told_in_a_sentence(run: Run, server: dict[s
     assert KEY not in str(caught.value)
 
 
+def test_certainties_are_no_log_probabilities(run: Run) -> None:
+    """A server that shows the distribution at temperature 0: the token that is said, and nothing else."""
+    with pytest.raises(RunError, match=r"No logit could be read from the endpoint .* by the method 'single'"):
+        run(LogitServer(model(), cold=True))
+
+
 def test_bisection_notices_an_ignored_bias(run: Run) -> None:
     with pytest.raises(RunError, match="ignores logit_bias"):
         run(LogitServer(model(), shows=False, bias="ignored"), method="argmax")

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from azeotrope.core.errors import ConfigError
+from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.methods import Settings
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem
@@ -136,8 +136,9 @@ def extract(
     """Read the logits that follow every prompt. Needs more prompts than the hidden size to find that.
 
     Where `max_queries` is reached, what was read so far, and `capped`. `progress` is told what was found out.
-    Raises ConfigError without prompts or with one twice, what `Probe.lens` raises about the server's defenses, and
-    what `Endpoint.replies` raises; everything that was answered is in the cache then.
+    Raises ConfigError without prompts or with one twice, what `Probe.lens` raises about the server's defenses,
+    RunError if nothing at all can be read at the first prompt, and what `Endpoint.replies` raises; everything that
+    was answered is in the cache then.
     """
     if not problems or len({problem.prompt for problem in problems}) < len(problems):
         raise ConfigError("Logits are read at one or more prompts, each named once.")
@@ -178,6 +179,11 @@ class _Reading:
         row_V = self.lens.read(problem, range(self.lens.words.size), WHOLE)
         self.rows.append(row_V)
         self.asked.append(row_V.isfinite())
+        if not self.rows[1:] and not self.lens.asker.capped and int(row_V.isfinite().sum()) < 2:
+            raise RunError(
+                f"No logit could be read from the endpoint {self.lens.asker.endpoint.settings.ref} by the method "
+                f"'{self.lens.method}', though it honors logit_bias; try another method, or a larger bias."
+            )
         self.whole += not self.lens.asker.capped
         self.tell(f"{int(row_V.isfinite().sum())} of {len(row_V)} logits read at '{problem.id}'.")
 
