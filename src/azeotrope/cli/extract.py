@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from azeotrope.cli.out import AsJson, emit, say, show
+from azeotrope.cli.out import AsJson, emit, show
 from azeotrope.core.errors import ConfigError, MissingError, RunError
-from azeotrope.core.methods import explain
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem
 
-if TYPE_CHECKING:
-    from azeotrope.models.extract import Extracted
-
 METHODS = ("auto", "shared", "single", "sampled", "argmax")
 SUFFIXES = (".txt", ".jsonl")
-FORMAT = 1
 
 
 def extract(
@@ -85,33 +77,21 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Read a model's logits over the whole vocabulary through top-k log-probabilities and logit_bias."""
+    if method not in METHODS:
+        raise ConfigError(f"There is no method '{method}'; choose from: {', '.join(METHODS)}.")
     _check_paths(out, force)
     problems = _prompts(prompts, task, n, seed)
 
-    from azeotrope.models.endpoint import Endpoint, parse_ref
-    from azeotrope.models.extract import Extraction
-    from azeotrope.models.extract import extract as read
-    from azeotrope.models.extract_tokens import Vocabulary
-    from azeotrope.models.lm import load_tokenizer
+    from azeotrope.cli import lab_extract
 
-    if method not in METHODS:
-        raise ConfigError(f"There is no method '{method}'; choose from: {', '.join(METHODS)}.")
-    try:
-        settings = Extraction.model_validate({
-            "method": method, "k": k, "bias": bias, "resolution": resolution, "max_queries": max_queries,
-            "token_ids": token_ids, "complete": not whole, "tolerance": tolerance, "checks": checks, "seed": seed,
-        })  # fmt: skip
-    except ValidationError as error:
-        raise ConfigError(explain(error, "extract", Extraction)) from None
-    server = Endpoint(parse_ref(endpoint, api="completions"))
-    words = Vocabulary(load_tokenizer(tokenizer), vocabulary)
-    found = read(server, words, problems, settings, say)
-    told = {"endpoint": server.settings.ref, "tokenizer": tokenizer, **found.summary()}
-    _write(out, found, problems, told)
-    told = {"out": str(out), **told, **server.ledger()}
+    settings = lab_extract.settings({
+        "method": method, "k": k, "bias": bias, "resolution": resolution, "max_queries": max_queries,
+        "token_ids": token_ids, "complete": not whole, "tolerance": tolerance, "checks": checks, "seed": seed,
+    })  # fmt: skip
+    told = lab_extract.extract(endpoint, tokenizer, problems, settings, vocabulary=vocabulary, out=out)
     emit(told) if as_json else _tell(told)
-    if found.capped:
-        done = found.whole + found.completed
+    if told["capped"]:
+        done = told["whole"] + told["completed"]
         raise RunError(
             f"The cap of {max_queries} queries was reached when {done} of {len(problems)} prompts were done; "
             f"'{out}' holds what was read (NaN elsewhere); running again with a higher --max-queries continues."
@@ -165,23 +145,6 @@ def _text(line: str, where: str, suffix: str) -> str:
     return prompt
 
 
-def _write(out: Path, found: Extracted, problems: Sequence[Problem], told: dict[str, Any]) -> None:
-    """Logits [N, V] with NaN where not known, which of them were asked for, the tokens' ids; all or nothing."""
-    import torch
-    from safetensors.torch import save
-
-    from azeotrope.study.store import disk, write_bytes
-
-    tensors = {"logits": found.logits_NV.contiguous(), "asked": found.asked_NV.contiguous(),
-               "token_ids": torch.arange(found.logits_NV.shape[1])}  # fmt: skip
-    read = problems[: len(found.logits_NV)]
-    hashes = [sha256(problem.prompt.encode("utf-8", "replace")).hexdigest() for problem in read]
-    about = {"format": FORMAT, **told, "sha256_of_prompts": hashes}
-    with disk(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out, save(tensors, {"extraction": json.dumps(about)}))  # of several, the order would be random
-
-
 def _tell(told: dict[str, Any]) -> None:
     """Print what was read and what it took."""
     purposes = ", ".join(f"{count} {purpose}" for purpose, count in told["queries_by_purpose"].items())
@@ -201,7 +164,9 @@ def _tell(told: dict[str, Any]) -> None:
         + (f"; {usage} replies did not say" if usage else ""),
         "requests sent now": f"{told['requests']}, for {told['spent']:.6g}",
         "hidden size": _size(told),
-        "largest change": f"{', '.join(changes) or 'not checked'} when {told['asked_again']} were asked again",
+        "largest change": f"{', '.join(changes)}, of {told['asked_again']} asked again"
+        if changes
+        else "not checked",
     }
     width = max(map(len, lines))
     show(*(f"{name:{width}}  {value}" for name, value in lines.items()))
