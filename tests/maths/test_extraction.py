@@ -64,3 +64,36 @@ def test_few_values_determine_the_rest() -> None:
     assert torch.allclose(extraction.complete(new[:, ids], ids, basis), new, atol=1e-8)
     with pytest.raises(ConfigError, match="do not determine"):
         extraction.complete(new[:, :2], torch.arange(2), basis)
+
+
+def test_the_gap_says_whether_there_is_one() -> None:
+    noise = 1e-6 * torch.randn(40, V, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rank, gap = extraction.rank_gap(logits(40, seed=2, dim=D) + noise)
+    values = extraction.singular_values(logits(40, seed=2, dim=D) + noise)
+    assert (rank, gap) == (D, pytest.approx(float(values[D - 1] / values[D]), rel=1e-9))
+    assert gap > 1e5
+    assert extraction.rank_gap(logits(40))[1] < 3
+    assert extraction.rank_gap(torch.zeros(5, V))[1] == 1.0
+
+
+def test_a_span_leaves_out_what_is_not_in_it() -> None:
+    rows = logits(20, seed=2, dim=D)
+    basis = extraction.span(rows, D)
+    assert torch.allclose(basis @ basis.T, torch.eye(D, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(rows @ basis.T @ basis, rows, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [D, D + 3, 3 * D])
+def test_telling_tokens_are_well_conditioned(n: int) -> None:
+    """In a space that most tokens say little about, those that do are found; random ones do worse."""
+    head = torch.randn(D, V, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    head[1:, : V - 2 * D] = 1e-9 * head[1:, : V - 2 * D]  # all but the last 2D tokens are of one direction
+    basis = extraction.span(head, D)
+    ids = extraction.telling(basis, n, seed=7)
+    assert len(set(ids.tolist())) == n
+    assert ids.tolist() == sorted(ids.tolist())
+    assert torch.equal(ids, extraction.telling(basis, n, seed=7))
+    assert torch.linalg.cond(basis[:, ids]) < 100
+    assert torch.linalg.cond(basis[:, :n]) > 1e6
+    with pytest.raises(ConfigError, match="cannot be chosen"):
+        extraction.telling(basis, V + 1)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from azeotrope import __version__
-from azeotrope.cli import catalog, claims, defend, detect, extend, recommend, single, studies
+from azeotrope.cli import catalog, claims, defend, detect, extend, extract, recommend, single, studies
 
 FIRST, STUDIES, SINGLE, EXTEND = "Start here", "Studies", "One stage alone", "Extend"
 
@@ -57,6 +57,7 @@ app.command("evaluate", rich_help_panel=SINGLE)(single.evaluate)
 app.command("epsilon", rich_help_panel=SINGLE)(single.epsilon)
 app.command("defend", rich_help_panel=SINGLE)(defend.defend)
 app.command("detect", rich_help_panel=SINGLE)(detect.detect)
+app.command("extract", rich_help_panel=SINGLE)(extract.extract)
 
 new = typer.Typer(
     help="Write the file of a new method.", no_args_is_help=True,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from azeotrope.core.errors import ConfigError
@@ -51,11 +52,11 @@ def singular_values(logits_NV: Tensor) -> Tensor:
     return found
 
 
-def hidden_size(logits_NV: Tensor) -> int:
-    """The rank at which the singular values fall most: the hidden size, if N exceeds it (2403.06634, §4).
+def rank_gap(logits_NV: Tensor) -> tuple[int, float]:
+    """The rank at which the singular values fall most, and by what factor they fall there.
 
-    The last tenth of the spectrum is left out of the search: it is noise against noise. Raises ConfigError with
-    fewer than 4 rows.
+    The last tenth of the spectrum is left out of the search: it is noise against noise. A factor of a few says
+    that there is no gap, that is, too few vectors. Raises ConfigError with fewer than 4 rows.
     """
     if len(logits_NV) < 4:
         raise ConfigError(
@@ -63,7 +64,48 @@ def hidden_size(logits_NV: Tensor) -> int:
         )
     values = singular_values(logits_NV).clamp(min=1e-300).log()
     drops = (values[:-1] - values[1:])[: max(1, int(0.9 * len(values)))]
-    return int(drops.argmax()) + 1
+    rank = int(drops.argmax()) + 1
+    return rank, float(drops[rank - 1].clamp(max=700).exp())
+
+
+def hidden_size(logits_NV: Tensor) -> int:
+    """The rank of logit vectors: the hidden size, if N exceeds it (2403.06634, §4); one more with a biased head.
+
+    Raises ConfigError with fewer than 4 rows.
+    """
+    return rank_gap(logits_NV)[0]
+
+
+def span(logits_NV: Tensor, rank: int) -> Tensor:
+    """An orthonormal basis of the `rank` directions in which logit vectors (relative to one token) differ most.
+
+    [rank, V]; what noise adds in all other directions is left out.
+    """
+    basis: Tensor = torch.linalg.svd(logits_NV.double(), full_matrices=False).Vh[:rank]
+    return basis
+
+
+def telling(basis_DV: Tensor, n: int, seed: int = 0) -> Tensor:
+    """Which `n` tokens to ask for so that least squares on `basis_DV` is well conditioned. [n], ascending.
+
+    QR with column pivoting picks D columns, and again among the others until there are n. In vocabularies much
+    larger than D the choice is among 8·n tokens drawn at random. Raises ConfigError if V < n.
+    """
+    width = basis_DV.shape[1]
+    if width < n:
+        raise ConfigError(f"{n} tokens cannot be chosen among {width}.")
+    shuffled = torch.randperm(width, generator=torch.Generator().manual_seed(seed % 2**63))
+    left = shuffled[: min(width, 8 * n)].sort().values
+    chosen = left[:0]
+    while len(chosen) < n:
+        columns = basis_DV[:, left].double().numpy()
+        order = torch.from_numpy(linalg.qr(columns, mode="r", pivoting=True)[1].astype("int64"))
+        best = order[: min(len(basis_DV), n - len(chosen))]
+        chosen = torch.cat([chosen, left[best]])
+        keep = torch.ones(len(left), dtype=torch.bool)
+        keep[best] = False
+        left = left[keep]
+    return chosen.sort().values
 
 
 def complete(known_NK: Tensor, ids_K: Tensor, basis_DV: Tensor) -> Tensor:

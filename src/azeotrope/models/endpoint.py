@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -20,12 +20,31 @@ from azeotrope.core.errors import ConfigError, MissingError, RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
-from azeotrope.models.endpoint_cache import Cache, Job, Reply
+from azeotrope.models.endpoint_cache import Cache, Job, Reader, Reply
 from azeotrope.models.endpoint_settings import NANO, EndpointSettings, is_endpoint, parse_ref
 
-__all__ = ["Endpoint", "EndpointSettings", "is_endpoint", "parse_ref", "text_of", "wire_seed"]
+__all__ = [
+    "Endpoint",
+    "EndpointSettings",
+    "RefusedRequestError",
+    "is_endpoint",
+    "parse_ref",
+    "text_of",
+    "wire_seed",
+]
 
 OVERHEAD = 256  # prompt tokens that a chat template and a server's own system prompt may add
+
+
+class RefusedRequestError(RunError):
+    """The server will not answer a request, however often it is sent.
+
+    `said` is what it did, "answered 400: …"; `status` the HTTP status, 0 without one.
+    """
+
+    def __init__(self, message: str, said: str, status: int) -> None:
+        super().__init__(message)
+        self.said, self.status = said, status
 
 
 class Endpoint:
@@ -65,16 +84,53 @@ class Endpoint:
         used; MissingError if no HTTP client is installed.
         """
         jobs = [self._job(problem, sampling, seed, max_new_tokens, prefix) for problem in problems]
+        replies = self.replies(jobs, progress=progress)
+        return [self._trace(job, replies[job.key], prefix) for job in jobs]
+
+    def replies(
+        self,
+        jobs: Sequence[Job],
+        *,
+        read: Reader | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, Reply]:
+        """The replies to requests by their key, from the cache or else from the server.
+
+        `read` says what is kept of a choice (default: its text and its reasoning). Raises what `write` raises;
+        RefusedRequestError, a RunError, where the server refuses a request.
+        """
         keys = [job.key for job in jobs]
         with self._cache() as cache:
             replies = cache.find(keys)
             if len(replies) < len(set(keys)):
                 with cache.alone(keys):  # another process may have asked for the same meanwhile
                     replies = cache.find(keys)
-                    self._fetch(cache, jobs, replies, progress)
+                    self._fetch(cache, jobs, replies, read, progress)
             elif progress is not None and jobs:
                 progress(len(jobs))
-        return [self._trace(job, replies[job.key], prefix) for job in jobs]
+        return replies
+
+    def request(
+        self,
+        problem: Problem,
+        sampling: Sampling,
+        *,
+        seed: int,
+        limit: int,
+        prefix: str = "",
+        more: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """One request for at most `limit` tokens, with this very `seed`; `more` are further fields of its body."""
+        body = {**self._body(problem.prompt, prefix, sampling, wire_seed(seed), limit), **(more or {})}
+        return Job(
+            problem=problem,
+            seed=seed,
+            key=fingerprint({"url": self.settings.url, "api": self.settings.api, "body": body}, 40),
+            body=json.dumps(body).encode(),
+            # No tokenizer is at hand; a token is at least one byte, so this is never too low.
+            bound_in=len((problem.prompt + prefix).encode("utf-8", "replace")) + OVERHEAD,
+            bound_out=limit,
+        )
 
     def bounds(
         self, problems: Sequence[Problem], sampling: Sampling, *, seed: int, max_new_tokens: int, prefix: str = ""
@@ -108,6 +164,7 @@ class Endpoint:
         cache: Cache,
         jobs: Sequence[Job],
         replies: dict[str, Reply],
+        read: Reader | None,
         progress: Callable[[int], None] | None,
     ) -> None:
         """Ask for what is missing in `replies` and add it."""
@@ -133,7 +190,7 @@ class Endpoint:
                 progress(times[job.key])
 
         try:
-            with Wire(self.settings, self._key) as wire:
+            with Wire(self.settings, self._key, read) as wire:
                 queue = Queue(self.settings, cache, wire)
                 try:
                     queue.work(list(missing.values()), received)
@@ -143,23 +200,17 @@ class Endpoint:
                         self._spent += queue.spent
         except HaltError as halt:
             done = sum(job.key in replies for job in jobs)
-            raise RunError(
+            message = (
                 f"{halt}; {done} of {len(jobs)} completions are done and cached, and {halt.remedy} continues."
-            ) from None
+            )
+            if halt.refused is not None:
+                raise RefusedRequestError(message, str(halt.refused), halt.refused.status) from None
+            raise RunError(message) from None
 
     def _job(self, problem: Problem, sampling: Sampling, seed: int, max_new_tokens: int, prefix: str) -> Job:
-        row_seed = derive(seed, "sampling", problem.id)
         limit = sampling.max_new_tokens or max_new_tokens
-        body = self._body(problem.prompt, prefix, sampling, wire_seed(row_seed), limit)
-        return Job(
-            problem=problem,
-            seed=row_seed,
-            key=fingerprint({"url": self.settings.url, "api": self.settings.api, "body": body}, 40),
-            body=json.dumps(body).encode(),
-            # No tokenizer is at hand; a token is at least one byte, so this is never too low.
-            bound_in=len((problem.prompt + prefix).encode("utf-8", "replace")) + OVERHEAD,
-            bound_out=limit,
-        )
+        row_seed = derive(seed, "sampling", problem.id)
+        return self.request(problem, sampling, seed=row_seed, limit=limit, prefix=prefix)
 
     def _body(self, prompt: str, prefix: str, sampling: Sampling, seed: int, limit: int) -> dict[str, Any]:
         """The request: everything that changes the completion, and nothing else."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from azeotrope.core.errors import RunError
 from azeotrope.core.seeds import fingerprint
@@ -37,6 +37,7 @@ _TABLES = (
 )
 _CHUNK = 500  # keys in one query
 
+Reader = Callable[[Mapping[str, Any]], tuple[str, str]]  # a choice of a reply -> `content` and `reasoning` to keep
 Usage = tuple[int | None, int | None]  # prompt and completion tokens; None is unknown
 UNKNOWN: Usage = (None, None)
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx2
 
-from azeotrope.models.endpoint_cache import UNKNOWN, Reply, Usage
+from azeotrope.models.endpoint_cache import UNKNOWN, Reader, Reply, Usage
 from azeotrope.models.endpoint_settings import EndpointSettings
 
 MAX_REPLY = 16 << 20  # bytes
@@ -50,10 +50,13 @@ class FailedError(Exception):
 
 
 class Wire:
-    """A connection pool to one server. Safe to use from several threads. Never follows a redirect."""
+    """A connection pool to one server. Safe to use from several threads. Never follows a redirect.
 
-    def __init__(self, settings: EndpointSettings, key: str) -> None:
-        self._key, self._timeout = key, settings.timeout
+    `read` says what is kept of a choice; without it, its text and its reasoning.
+    """
+
+    def __init__(self, settings: EndpointSettings, key: str, read: Reader | None = None) -> None:
+        self._key, self._timeout, self._reader = key, settings.timeout, read or read_text
         self._url = settings.url + ("/chat/completions" if settings.api == "chat" else "/completions")
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
@@ -115,18 +118,12 @@ class Wire:
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
             raise FailedError(f"sent a reply without choices ({self._clean(_message(raw))})", usage)
-        message = choice.get("message")
-        said = message if isinstance(message, dict) else {"content": choice.get("text")}
-        content = said.get("content")
-        if not isinstance(content, str | None):
-            raise FailedError("sent a completion that is not text", usage)
-        apart = [said.get(name) for name in ("reasoning_content", "reasoning")]  # old and new name
-        reasoning = next((text for text in apart if isinstance(text, str) and text), "")
+        try:
+            content, reasoning = self._reader(choice)
+        except ValueError as error:
+            raise FailedError(self._clean(str(error)), usage) from None
         finish = str(choice.get("finish_reason") or "")
-        # Empty at the limit is a completion: the model spent it all on reasoning that the server hides.
-        if not (content or "").strip() and not reasoning and finish != "length":
-            raise FailedError(f"sent an empty completion (finish_reason '{self._clean(finish)}')", usage)
-        return Reply(self._stored(content or ""), self._stored(reasoning), self._clean(finish), *usage)
+        return Reply(self._stored(content), self._stored(reasoning), self._clean(finish), *usage)
 
     def _clean(self, text: str) -> str:
         """One short printable line without the key."""
@@ -142,6 +139,22 @@ class Wire:
         """Text as it may be written to disk: valid Unicode, and without the key if a server echoes it."""
         valid = text.encode("utf-8", "replace").decode()
         return self._hide(valid) if len(self._key) >= SECRET else valid
+
+
+def read_text(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Text and reasoning of a choice. Raises ValueError, with the reason, if it is no completion."""
+    message = choice.get("message")
+    said = message if isinstance(message, dict) else {"content": choice.get("text")}
+    content = said.get("content")
+    if not isinstance(content, str | None):
+        raise ValueError("sent a completion that is not text")
+    apart = [said.get(name) for name in ("reasoning_content", "reasoning")]  # old and new name
+    reasoning = next((text for text in apart if isinstance(text, str) and text), "")
+    finish = str(choice.get("finish_reason") or "")
+    # Empty at the limit is a completion: the model spent it all on reasoning that the server hides.
+    if not (content or "").strip() and not reasoning and finish != "length":
+        raise ValueError(f"sent an empty completion (finish_reason '{finish}')")
+    return content or "", reasoning
 
 
 @cache

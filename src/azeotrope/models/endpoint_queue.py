@@ -18,11 +18,14 @@ MAX_BACKOFF_S = 60.0
 
 
 class HaltError(Exception):
-    """Why no further request is sent: the first half of a sentence, and what would make it go on."""
+    """Why no further request is sent: the first half of a sentence, and what would make it go on.
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    `refused` is what the server said if it refused a request.
+    """
+
+    def __init__(self, reason: str, remedy: str, refused: RefusedError | None = None) -> None:
         super().__init__(reason)
-        self.remedy = remedy
+        self.remedy, self.refused = remedy, refused
 
 
 class _StoppedError(Exception):
@@ -151,7 +154,7 @@ class Queue:
         name = self.settings.key_env
         hint = f" (the key is read from {name})" if name and error.status in (401, 403) else ""
         reason = f"{self._who} {error}{hint} for problem '{job.problem.id}'"
-        return HaltError(reason, "running again once that is corrected")
+        return HaltError(reason, "running again once that is corrected", error)
 
     @property
     def _who(self) -> str:

@@ -106,6 +106,16 @@ def load(ref: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: boo
     return LM(model=model, tokenizer=tokenizer, ref=ref, revision=revision(ref))
 
 
+def load_tokenizer(ref: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of `ref` alone. Raises what `load` raises."""
+    where = resolve(ref)
+    try:
+        return _tokenizer(where, trust_remote_code)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise MissingError(f"Cannot load the tokenizer '{ref}': {first}") from None
+
+
 def _tokenizer(where: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Load the tokenizer a folder says it has; AutoTokenizer would let the model type overrule it."""
     settings = Path(where) / "tokenizer_config.json"
