@@ -48,8 +48,7 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
         )
     ),
     "doge": tuple(
-        {**TRAINED, **more}
-        for more in ({"proxies": ("tiny", "tiny too")}, {"rank": 3, "serve": "unmerged", "proxies": ("tiny",)})
+        {**TRAINED, **more} for more in ({"more_proxies": ("tiny too",)}, {"rank": 3, "serve": "unmerged"})
     ),
     "cmim": tuple(
         {**TRAINED, "least": 2, **more} for more in ({}, {"rank": 3, "draws": 1}, {"serve": "unmerged"})

@@ -151,14 +151,14 @@ def test_several_maps_serve_by_seed_and_are_stored_each(trainings: list[int], tm
 
 def test_several_proxies_are_averaged() -> None:
     bench = workplace()
-    for proxies in (("a",), ("bb",), ("a", "bb")):
-        METHODS["doge"](proxies=proxies, lr=1e-9).bind(bench)
+    for proxy, more in (("a", ()), ("bb", ()), ("a", ("bb",))):
+        METHODS["doge"](proxy=proxy, more_proxies=more, lr=1e-9).bind(bench)
     found = {key: bench.memory[key]["divergence_reasoning_before"] for key in bench.memory}
     assert len(found) == 3
     one, two, both = found.values()
     assert both == pytest.approx((one + two) / 2, rel=1e-5)
     assert one != two
-    assert DOGe(proxies=("a", "bb")).label == "doge(proxies=a+bb)"
+    assert DOGe(proxy="a", more_proxies=("bb", "c")).label == "doge(proxy=a, more_proxies=bb+c)"
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,7 @@ def test_several_proxies_are_averaged() -> None:
         (CMIM, {"lam": -1}, "'d.lam': input should be greater than or equal to 0"),
         (MCMI, {"lam": -1}, "'d.lam': input should be greater than or equal to 0"),
         (DOGe, {"cap": 0}, "'d.cap': input should be greater than 0"),
-        (DOGe, {"proxies": []}, "'d.proxies': tuple should have at least 1 item"),
-        (DOGe, {"proxies": ["a", "a"]}, "'d.proxies': a proxy is named twice"),
+        (DOGe, {"proxy": "a", "more_proxies": ["b", "a"]}, "a proxy is named twice"),
         (CMIM, {"grid": 2, "draws": 3}, "draws cannot exceed grid"),
         (CMI, {"maps": 2}, "several maps cannot be merged into one head; set serve: unmerged"),
         (CMI, {"rank": 0}, "'d.rank': input should be greater than or equal to 1"),

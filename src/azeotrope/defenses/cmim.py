@@ -42,7 +42,8 @@ class CMIM(TrainedHead):
     )
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
 
-    lam: float = Field(default=1.0, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    lam: float = Field(default=3.0, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    lr: float = Field(default=3e-3, gt=0)
     alpha_max: float = Field(default=2.0, gt=0, description="largest power α of the outputs")
     grid: int = Field(default=8, ge=1, description="powers on (0, alpha_max]")
     draws: int = Field(default=3, ge=1, description="powers a step")

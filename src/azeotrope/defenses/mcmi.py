@@ -40,7 +40,8 @@ class MCMI(TrainedHead):
     )
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
 
-    lam: float = Field(default=1.0, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    lam: float = Field(default=0.1, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    lr: float = Field(default=3e-3, gt=0)
     cap: float = Field(default=5.0, gt=0, description="C in nats: a token's divergence counts up to here")
     least: int = Field(default=20, ge=2, description="occurrences in the training text that make a class")
     refresh: int = Field(default=1, ge=1, description="epochs between renewals of the centroids")

@@ -101,7 +101,8 @@ def classes(labels_N: Tensor, least: int) -> Iterator[Tensor]:
 def frequent(labels_N: Tensor, least: int) -> Tensor:
     """The labels that occur at least `least` times, ascending. [C]."""
     ids, counts = torch.unique(labels_N, return_counts=True)
-    return ids[counts >= least]
+    found: Tensor = ids[counts >= least]
+    return found
 
 
 def places(labels_N: Tensor, classes_C: Tensor) -> Tensor:

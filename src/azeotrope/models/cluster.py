@@ -112,7 +112,7 @@ class Clusters(Objective):
         count_C = torch.bincount(self.places_N[self.known_N], minlength=len(self.classes_C))
         view = self.corpus.teacher.logits_NV
         sums = {alpha: view.new_zeros(len(count_C), view.shape[1]) for alpha in self.powers}
-        for rows_N in self.known_N.split(CHUNK):
+        for rows_N in torch.split(self.known_N, CHUNK):
             moved_NV, places_N = self.moved(rows_N), self.places_N[rows_N]
             for alpha, sums_CV in sums.items():
                 sums_CV.index_add_(0, places_N, cmi.power(moved_NV, alpha).exp())
