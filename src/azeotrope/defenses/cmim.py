@@ -43,6 +43,7 @@ class CMIM(TrainedHead):
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
 
     lam: float = Field(default=3.0, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    epochs: int = Field(default=10, ge=1)
     lr: float = Field(default=3e-3, gt=0)
     alpha_max: float = Field(default=2.0, gt=0, description="largest power α of the outputs")
     grid: int = Field(default=8, ge=1, description="powers on (0, alpha_max]")

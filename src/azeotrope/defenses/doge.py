@@ -47,6 +47,7 @@ class DOGe(TrainedHead):
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
 
     lam: float = Field(default=0.03, ge=0, description="λ per reasoning token; 0 is the control, plain training")
+    epochs: int = Field(default=10, ge=1)
     lr: float = Field(default=1e-3, gt=0)
     alpha: float = Field(default=2.0, gt=0, description="α, temperature of both sides of the KL")
     cap: float = Field(default=5.0, gt=0, description="C in nats: a token's KL counts up to here")

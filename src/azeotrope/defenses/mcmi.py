@@ -41,6 +41,7 @@ class MCMI(TrainedHead):
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
 
     lam: float = Field(default=0.1, ge=0, description="λ, weight of the CMI; 0 is the control, plain training")
+    epochs: int = Field(default=10, ge=1)
     lr: float = Field(default=3e-3, gt=0)
     cap: float = Field(default=5.0, gt=0, description="C in nats: a token's divergence counts up to here")
     least: int = Field(default=20, ge=2, description="occurrences in the training text that make a class")
