@@ -17,6 +17,7 @@ from azeotrope.defenses.base import LogitDefense
 
 Json = dict[str, Any]
 
+TRAINED: Json = {"epochs": 1, "checks": 1, "problems": 2, "lr": 0.05}
 BACKENDS = ("finite_difference", "jvp", "head", "self")
 SETTINGS: Mapping[str, tuple[Json, ...]] = {
     "ads": tuple({"backend": backend, "spend": spend} for backend in BACKENDS for spend in ("tilt", "kl_budget")),
@@ -39,8 +40,20 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
     ),
     "cmi": tuple(
         {"epochs": 1, "checks": 1, "problems": 2, "rank": 3, "lr": 0.05, **more}
-        for more in ({}, {"layer": "block"}, {"serve": "unmerged", "kd_only": True})
+        for more in (
+            {},
+            {"layer": "block"},
+            {"serve": "unmerged", "kd_only": True},
+            {"serve": "unmerged", "maps": 3},
+        )
     ),
+    "doge": tuple(
+        {**TRAINED, **more} for more in ({"more_proxies": ("tiny too",)}, {"rank": 3, "serve": "unmerged"})
+    ),
+    "cmim": tuple(
+        {**TRAINED, "least": 2, **more} for more in ({}, {"rank": 3, "draws": 1}, {"serve": "unmerged"})
+    ),
+    "mcmi": tuple({**TRAINED, "least": 2, **more} for more in ({}, {"rank": 3, "serve": "unmerged"})),
     "random_sentences": ({}, {"match": "share"}, {"pool": "computation"}, {"guard": {"unit": "sentences"}}),
 }
 ATTACK_SETTINGS: Mapping[str, tuple[Json, ...]] = {  # beside the defaults, where they change what is paid

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.types import Trace
-from azeotrope.models.head_edit import LogitMap
-from azeotrope.models.purify import Purified, Recipe, block_cosine, head_cosine, last_block, purify, read
+from azeotrope.models.corpus import read
+from azeotrope.models.head_edit import HeadEdit, LogitMap
+from azeotrope.models.head_training import Trained, Training, train
+from azeotrope.models.learnable import learnable
+from azeotrope.models.purify import Cosine, Layer, block_cosine, head_cosine, last_block
+from models.learning_drive import always
 from tiny import fresh, toy_traces
 
-RECIPE = Recipe(lam=5.0, rank=4, kd_only=True, epochs=30, lr=0.02, batch_size=8, temperature=1.0, checks=3)
+TRAINING: dict[str, Any] = {
+    "lam": 5.0, "epochs": 30, "lr": 0.02, "batch_size": 8, "temperature": 1.0, "checks": 3
+}  # fmt: skip
 
 
-def always(_: LogitMap | None) -> float:
-    return 1.0
-
-
-def run(recipe: Recipe = RECIPE, accuracy: object = always, keep: float = 0.01, n: int = 24) -> Purified:
+def run(
+    *,
+    layer: Layer = "head",
+    rank: int = 4,
+    n: int = 24,
+    accuracy: Callable[[HeadEdit | None], float] = always,
+    **training: Any,
+) -> Trained:
     teacher, surrogate = fresh("llama", spread=0.2), fresh("gpt2", spread=0.2)
-    return purify(teacher, surrogate, traces(n), recipe, seed=1, accuracy=accuracy, keep=keep)  # type: ignore[arg-type]
+    head = learnable(teacher, rank, 1)
+    objective = Cosine(read(teacher, [surrogate], traces(n)), head, surrogate, alpha=1.0, layer=layer)
+    return train(objective, Training(**{**TRAINING, **training}), seed=1, accuracy=accuracy)
 
 
 def traces(n: int) -> list[Trace]:
@@ -31,19 +42,24 @@ def traces(n: int) -> list[Trace]:
 
 
 @pytest.mark.parametrize("layer", ["head", "block"])
-def test_the_cosine_starts_at_one_and_falls_for_traces_not_trained_on(layer: str) -> None:
-    found = run(replace(RECIPE, layer=layer, epochs=12 if layer == "block" else 30))  # type: ignore[arg-type]
-    assert found.cosines[0] == pytest.approx(1.0, abs=1e-4)
-    assert found.chosen.cosine < 0.8
-    assert found.chosen.cosine == min(c.cosine for c in found.checkpoints)
+def test_the_cosine_starts_at_one_and_falls_for_traces_not_trained_on(layer: Layer) -> None:
+    found = run(layer=layer, epochs=12 if layer == "block" else 30)
+    assert found.curve[0] == pytest.approx(1.0, abs=1e-4)
+    assert found.chosen.measure < 0.8
+    assert found.chosen.measure == min(c.measure for c in found.checkpoints)
     assert [c.step for c in found.checkpoints] == sorted({c.step for c in found.checkpoints})
     assert found.notes["kept"] is True
-    assert float(found.notes["kl"]) > 0.0  # type: ignore[arg-type]
+    assert found.notes["kl"] > 0.0
+    assert isinstance(found.edit, LogitMap)
     assert torch.allclose(found.edit.b_RV.sum(-1), torch.zeros(4), atol=1e-5), "the gauge"
+    told = found.told()
+    assert told["cosine_first"] == found.curve[0]
+    assert told["cosine_held_out"] == found.chosen.measure
+    assert {"step", "cosine", "cross_entropy", "accuracy"} == set(told["checkpoints"][0])
 
 
 def test_without_the_cosine_nothing_pushes_it_down() -> None:
-    assert run(replace(RECIPE, lam=0.0)).chosen.cosine > run().chosen.cosine
+    assert run(lam=0.0).chosen.measure > run().chosen.measure
 
 
 def test_a_checkpoint_that_costs_the_teacher_is_not_taken() -> None:
@@ -65,7 +81,7 @@ def test_a_checkpoint_that_costs_the_teacher_is_not_taken() -> None:
 
 def test_the_block_gradient_is_that_of_the_loss() -> None:
     surrogate, some = fresh("gpt2", spread=0.2), traces(3)
-    corpus = read(surrogate, surrogate, traces(4))
+    corpus = read(surrogate, [surrogate], traces(4))
     rows = corpus.rows([0, 1, 2])
     error = torch.randn(len(rows), surrogate.vocab_size, generator=torch.Generator().manual_seed(0))
     assert block_cosine(surrogate, some, error, error).item() == pytest.approx(1.0, abs=1e-5)
@@ -86,14 +102,14 @@ def test_the_gram_trick_is_used_where_it_is_smaller() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ConfigError, match="rank"):
-        run(replace(RECIPE, rank=1000))
+    with pytest.raises(ConfigError, match=r"rank 1000 .* has 67 tokens"):
+        run(rank=1000)
     with pytest.raises(ConfigError, match="at least 4"):
         run(n=3)
     with pytest.raises(ConfigError, match="vocabulary"):
-        read(fresh("llama"), fresh("gpt2", vocab=40), traces(4))
+        read(fresh("llama"), [fresh("gpt2", vocab=40)], traces(4))
     with pytest.raises(RunError, match="diverged"):
-        run(replace(RECIPE, lr=1e30))
+        run(lr=1e30)
     bare = fresh("llama")
     bare.model.model.layers = torch.nn.ModuleList()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="layer: head"):

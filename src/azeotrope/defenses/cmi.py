@@ -1,25 +1,27 @@
 """Purified logits: a learned linear map that turns a distiller's gradient away.
 
-Shapes: V vocabulary, R rank.
+Shapes: B rows, V vocabulary, R rank.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from azeotrope.core.methods import Maturity
-from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import Paper
-from azeotrope.defenses.base import Bench, LogitDefense
+from azeotrope.defenses.base import Bench
+from azeotrope.defenses.trained_head import TrainedHead
+from azeotrope.models.corpus import Corpus
 from azeotrope.models.decode import LogitRule
-from azeotrope.models.head_edit import EditRule, LogitMap, edit_of
-from azeotrope.models.purify import Layer, Purified, Recipe, purify
-from azeotrope.models.sample import generate
+from azeotrope.models.edit_choice import ChosenEditRule
+from azeotrope.models.learnable import Learnable
+from azeotrope.models.purify import Cosine, Layer
 
 
-class CMI(LogitDefense):
+class CMI(TrainedHead):
     """z' = (E + AB)z, trained by CE(z') + λ·cos(g, g') on a surrogate student (arXiv 2602.03396, eq. 9, alg. 1).
 
     g is the gradient of the thief's loss (1 − α)·CE + α·KL in a layer of the surrogate, g' the same with z'.
@@ -32,6 +34,10 @@ class CMI(LogitDefense):
     Assumes that the surrogate shares the teacher's vocabulary. E + AB is invertible: nothing is removed from the
     logits, a student's gradient is misled, and whoever learns the inverse map is not. CMI before and after is
     recorded. Merged, the decoder runs another LM head of the same size; `serve: unmerged` adds O(V·r) a token.
+
+    With `maps` above 1 (not in the paper), that many maps are trained from different seeds and each request is
+    served through one of them, chosen by the request's seed: one inverse does not undo all. A thief who can tell
+    the maps apart inverts each of them, and one request shows one map from end to end.
     """
 
     kind: ClassVar[str] = "cmi"
@@ -42,8 +48,7 @@ class CMI(LogitDefense):
         equations=("9", "alg. 1"),
     )
     maturity: ClassVar[Maturity] = Maturity.EXPERIMENTAL
-    dial: ClassVar[str] = "scale"
-    sweep: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
+    unlearned: ClassVar[frozenset[str]] = TrainedHead.unlearned | {"maps"}
 
     scale: float = Field(default=1.0, ge=0, description="how much of the trained AB is applied (1: all)")
     lam: float = Field(default=1.0, ge=0, description="λ, weight of the cosine; 0 is the control without it")
@@ -52,78 +57,34 @@ class CMI(LogitDefense):
     layer: Layer = Field(default="head", description="where the surrogate's gradient is taken")
     kd_only: bool = Field(default=False, description="take g and g' of the distillation term alone")
     proxy: str = Field(default="embedded/proxy", description="the surrogate student")
-    holdout: int = Field(default=512, ge=4, description="teacher traces to train on; a quarter is held out")
-    epochs: int = Field(default=20, ge=1)
-    lr: float = Field(default=3e-4, gt=0)
-    checks: int = Field(default=5, ge=1, description="checkpoints whose teacher accuracy is measured")
-    problems: int = Field(default=128, ge=1, description="holdout problems that measure it")
-    keep: float = Field(default=0.01, ge=0, description="accuracy that the chosen checkpoint may cost, at scale 1")
-    serve: Literal["merged", "unmerged"] = Field(default="merged", description="as the head, or logit by logit")
+    maps: int = Field(default=1, ge=1, description="maps to train, one of which serves a request; needs unmerged")
+
+    @model_validator(mode="after")
+    def _one_head_is_one_map(self) -> Self:
+        if self.maps > 1 and self.serve == "merged":
+            raise ValueError("several maps cannot be merged into one head; set serve: unmerged")
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """See `TrainedHead.others`."""
+        return (self.proxy,)
+
+    def objective(self, bench: Bench, corpus: Corpus, head: Learnable, seed: int) -> Cosine:
+        """See `TrainedHead.objective`."""
+        alpha = 1.0 if self.kd_only else self.alpha
+        return Cosine(corpus, head, bench.model(self.proxy), alpha=alpha, layer=self.layer)
 
     def bind(self, bench: Bench) -> LogitRule:
-        """Train the map, or take the one that was trained for another strength on this bench."""
-        edit = self.trained(bench).scaled(self.scale)
-        return EditRule(edit, bench.sampling.temperature or 1.0, merge=self.serve == "merged")
+        """Train the map or maps, or take those that were trained for another strength on this bench."""
+        if self.maps == 1:
+            return super().bind(bench)
+        edits = [edit.scaled(self.scale) for edit in self.trained(bench, self.maps)]
+        return ChosenEditRule(edits, bench.sampling.temperature or 1.0)
 
-    def trained(self, bench: Bench) -> LogitMap:
-        """The map at scale 1; kept on the bench, and with a release."""
-        key = f"{self.kind}-{fingerprint(self.model_dump(exclude={'scale', 'serve'}, mode='json'))}"
-        if key not in bench.fitted:
-            found = self._train(bench)
-            bench.fitted[key], bench.memory[key] = found.edit.tensors(), told(found)
-        if key in bench.memory:
-            bench.notes[self.kind] = bench.memory[key]
-        bench.used.add(key)
-        edit = edit_of(bench.fitted[key])
-        assert isinstance(edit, LogitMap)
-        return edit
-
-    def _train(self, bench: Bench) -> Purified:
-        task, sampling = bench.task, bench.sampling
-        problems = task.problems("holdout", self.problems, derive(bench.seed, "checks"))
-
-        def accuracy(edit: LogitMap | None) -> float:
-            rules = () if edit is None else (EditRule(edit, sampling.temperature or 1.0),)
-            traces = generate(
-                bench.teacher, problems, task, sampling, seed=derive(bench.seed, "check"), rules=rules
-            )
-            right = [task.grade(p, t.text).correct for p, t in zip(problems, traces, strict=True)]
-            return sum(right) / max(1, len(right))
-
-        recipe = Recipe(
-            lam=self.lam,
-            rank=self.rank,
-            alpha=self.alpha,
-            layer=self.layer,
-            kd_only=self.kd_only,
-            epochs=self.epochs,
-            lr=self.lr,
-            temperature=sampling.temperature or 1.0,
-            checks=self.checks,
-        )
-        return purify(
-            bench.teacher,
-            bench.model(self.proxy),
-            bench.holdout(self.holdout),
-            recipe,
-            seed=derive(bench.seed, self.kind),
-            accuracy=accuracy,
-            keep=self.keep,
-        )
-
-
-def told(found: Purified) -> dict[str, object]:
-    """What a study records about a map as trained: the cosine's way, the checkpoints, what held-out text says."""
-    every = max(1, len(found.cosines) // 50)
-    return {
-        **found.notes,
-        "measured_at_scale": 1.0,
-        "cosine_first": found.cosines[0],
-        "cosine_held_out": found.chosen.cosine,
-        "cosines": [round(c, 4) for c in found.cosines[::every]],
-        "chosen_step": found.chosen.step,
-        "checkpoints": [
-            {"step": c.step, "cosine": c.cosine, "cross_entropy": c.loss, "accuracy": c.accuracy}
-            for c in found.checkpoints
-        ],
-    }
+    def noted(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """See `TrainedHead.noted`."""
+        if self.maps == 1:
+            return told[0]
+        caution = "A thief who can tell the maps apart inverts each of them."
+        return {"maps": len(told), "caution": caution, "each": list(told)}

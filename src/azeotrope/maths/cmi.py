@@ -98,6 +98,21 @@ def classes(labels_N: Tensor, least: int) -> Iterator[Tensor]:
             yield index
 
 
+def frequent(labels_N: Tensor, least: int) -> Tensor:
+    """The labels that occur at least `least` times, ascending. [C]."""
+    ids, counts = torch.unique(labels_N, return_counts=True)
+    found: Tensor = ids[counts >= least]
+    return found
+
+
+def places(labels_N: Tensor, classes_C: Tensor) -> Tensor:
+    """Which of the classes (ascending labels) every label is, −1 for none of them. int64 [N]."""
+    if not len(classes_C):
+        return torch.full_like(labels_N, -1)
+    found_N = torch.searchsorted(classes_C, labels_N).clamp(max=len(classes_C) - 1)
+    return torch.where(classes_C[found_N] == labels_N, found_N, -1)
+
+
 def entropy_form(
     logits_NV: Tensor, labels_N: Tensor, *, temperature: float = 1.0, least: int = MIN_COUNT
 ) -> float:
