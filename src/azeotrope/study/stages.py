@@ -72,12 +72,17 @@ class ModelStages:
             for settings in spec.arm:
                 if "proxy" in settings and settings.get("backend") != "self":
                     found[settings["proxy"]] = _revision(settings["proxy"])
+                for ref in settings.get("more_proxies", ()):
+                    found[ref] = _revision(ref)
             reader = reader_of(spec.teacher, spec.evaluation)
             if reader is not None:
                 found[reader] = _revision(reader)
         else:
             refs = students_of(spec.family, spec.bases)
             found[spec.family] = fingerprint([_revision(ref) for ref in refs])
+            sibling = spec.attack.get("sibling") if isinstance(spec, AttackSpec) else None
+            if sibling:
+                found[sibling] = _revision(sibling)
         return found
 
     def estimate(self, spec: Spec) -> Estimate:
