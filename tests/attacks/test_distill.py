@@ -115,6 +115,8 @@ def test_students_come_nearer_to_the_teacher(attack: Distillation) -> None:
     own_epochs = QUICK.epochs - attack.warmup
     assert outcome.queries == round(attack.on_policy * 32) * own_epochs == attack.budget.billed(32)
     assert (outcome.own_tokens > 0) == (attack.on_policy > 0)
+    taught = sum(len(p) + 6 for p in lm.encode_many([t.prompt for t in traces])) * QUICK.epochs
+    assert (outcome.tokens == taught) == (attack.on_policy == 0), "own texts count with their own length"
     assert nll(lm, traces) > 0
 
 

@@ -95,7 +95,7 @@ class SFT(StudentAttack):
             if guide is not None and guide.targets:
                 data.targets = [guide.targets[i] for i in kept]
             outcome.losses += self._fit(lm, data, run, index, guide)
-            outcome.tokens += data.tokens * self.epochs
+            outcome.tokens += data.seen if guide is not None else data.tokens * self.epochs
 
     def _fit(
         self, lm: LM, data: _Pairs, run: AttackRun, index: int, guide: Guide | None = None
@@ -212,6 +212,7 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
         self.pairs = [(a, b[: max(1, max_length - len(a))]) for a, b in pairs]
         self.weights = list(weights) or [1.0] * len(self.pairs)
         self.tokens = sum(len(a) + len(b) for a, b in self.pairs)
+        self.seen = 0  # tokens of the epochs that a guide has begun
         self.sample = list(traces[:4])
         self.max_length = max_length
         self.targets: list[Exposure] = []
@@ -223,6 +224,7 @@ class _Pairs(Dataset):  # type: ignore[type-arg]
         texts = completions(lm, [trace for trace, _ in renewed.values()])
         rows = zip(renewed.items(), prompts, texts, strict=True)
         self.own = {i: (a, b[: max(1, self.max_length - len(a))], e) for (i, (_, e)), a, b in rows}
+        self.seen += sum(len(row.prompt) + len(row.completion) for row in map(self.__getitem__, range(len(self))))
 
     def loss(self, lm: LM) -> float:
         """The loss on a few examples, to see that the student still works."""
