@@ -150,7 +150,11 @@ def test_one_word_estimates_the_divergence() -> None:
     assert torch.allclose(weighted, expected, atol=1e-4)
     hidden = guide.compare(logits, torch.arange(6), top(target, 1))
     assert (hidden == 0.0).sum() >= 1, "words that are not shown teach nothing"
-    assert (guide_of(SampledKD(cap=0.5)).compare(logits, torch.arange(6), target) <= hidden.new_tensor(99.0)).all()
+    capped, free = (guide_of(SampledKD(cap=c)).compare(logits, torch.arange(6), target) for c in (0.5, 100.0))
+    ahead = own_logprob(logits, torch.arange(6)) - known_of(torch.arange(6), target) > 0.5
+    assert 0 < ahead.sum() < 6
+    assert torch.allclose(capped[ahead], torch.tensor(0.5).exp() - 1.5), "no word carries the batch"
+    assert torch.equal(capped[~ahead], free[~ahead])
 
 
 def lesson(n: int) -> list[Trace]:
