@@ -158,6 +158,19 @@ def test_the_table_has_a_row_per_pair_and_measure_and_one_worst_case_per_arm(tab
     assert set(recall["n"]) == {8}
 
 
+def test_a_recall_has_an_interval_from_three_seeds_on(attacks: None, tmp_path: Path) -> None:
+    def bounded(draws: int) -> dict[str, int]:
+        two = study(
+            release={"n": 10, "access": "full_logits"}, students=[{"family": FAMILY, "bases": 1}], draws=draws
+        )
+        made = run(two, runs=tmp_path, workers=0, stages=Unlike(), console=Console(quiet=True))
+        found = pl.read_parquet(made / "gains.parquet").filter(pl.col("gain").is_not_null())
+        return dict(found.group_by("metric").agg(pl.col("gain_low").count()).iter_rows())
+
+    assert bounded(2) == {"student_accuracy": 5, "recall_hidden": 0}
+    assert bounded(3)["recall_hidden"] == 5
+
+
 def test_the_best_undefended_attack_keeps_exactly_everything(table: pl.DataFrame) -> None:
     none = table.filter(pl.col("arm") == "none")
     best = none.filter(pl.col("attack") == pl.col("best_attack"))

@@ -109,7 +109,7 @@ function keptCell({ arm, any, none }, marks) {
 
 const cellText = (row) => (present(row.retained) ? whole(row.retained) : present(row.gain) ? signed(row.gain) : '–');
 
-const unsureOf = (row) => present(row.retained) && !(row.retained_low > 0);
+const unsureOf = (row) => present(row.retained) && present(row.retained_low) && !(row.retained_low > 0);
 function gainCell(row, arm, name, first, marks) {
   const known = row && present(row.value);
   const kind = [first ? 'first' : null, known && row.worst ? 'own' : null, known && unsureOf(row) ? 'unsure' : null].filter(Boolean).join(' ') || null;
@@ -140,6 +140,7 @@ function gainNote(lines, attacks) {
   const why = unique(known.filter((row) => !present(row.retained)).map((row) => STATUS[row.status] ?? 'no share'));
   return [
     known.some(unsureOf) ? 'A share whose interval contains 0 is set in light type.' : '',
+    known.some((row) => present(row.gain) && !present(row.gain_low)) ? 'Two seeds or fewer bound no share of a recall.' : '',
     lines.some((line) => line.missing) ? 'Arms that lack an attack stand after the complete ones: their worst case may be another.' : '',
     ...why.map((text) => `${upper(text)}; the cells hold the gain in points.`),
     known.length ? 'The interval of a worst case chooses the attack anew in each resample, with and without the defense; that of a cell keeps both attacks. Picking the best row is not corrected for.' : '',

@@ -4,7 +4,8 @@ Replicates are arrays (R,) whose entry 0 is the estimate. gain = students after 
 before any. retained = gain / the best undefended gain over attacks. A cell's interval keeps both attacks: that of
 the cell, and the one that is best without a defense. The interval of an arm's worst case chooses both anew in
 every replicate, as the rule `withstands` does. Choosing on one side only would lean: a maximum in the denominator
-alone, re-chosen, makes every defense look better than its estimate.
+alone, re-chosen, makes every defense look better than its estimate. A share of a recall, which has one number a
+student, has no interval below three seeds: two that happen to agree would make it as narrow as one likes.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ SCHEMA = {
     "n_seeds": pl.Int64,
     "status": pl.String,
 }
+BOUNDS = tuple(f"{name}_{end}" for name in ("gain", "retained", "worst") for end in ("low", "high"))
+RECALL = "recall_hidden"
+FEWEST = 3  # seeds that bound a measure of which each student has one number
 Row = dict[str, object]
 
 
@@ -80,8 +84,9 @@ class Measured:
 def gains_table(plan: Plan, tasks: Mapping[str, TaskData]) -> pl.DataFrame:
     """One row per task, arm (the undefended one included), attack, student family and leakage measure.
 
-    `gain` and `retained` have paired-bootstrap intervals. `worst` marks the attack with the highest share on its
-    arm; `worst_low` and `worst_high` bound the arm's worst case. `best` is the best undefended gain.
+    `gain` and `retained` have paired-bootstrap intervals (recall: from three seeds on). `worst` marks the attack with
+    the highest share on its arm; `worst_low` and `worst_high` bound the arm's worst case. `best` is the best undefended
+    gain.
     `retained` is null where `status` is not "ok": "nothing gained" if the best undefended gain is not above 0 at a
     Bonferroni level over attacks, "no undistilled student", "undefended not measured", "not measured" (that pair).
     `access` is what the attack reads. The teacher's drop is that of `utility.parquet`.
@@ -136,8 +141,9 @@ def _rows(plan: Plan, task: str, data: TaskData) -> Iterator[Row]:
             continue
         names = {"task": task, "student": student.family, "metric": metric}
         n_seeds = units(plan.study, student.bases, data.draws)
+        unbounded = dict.fromkeys(BOUNDS) if metric == RECALL and n_seeds < FEWEST else {}
         for row in _pairs(plan, found):
-            yield {**names, **row, **teachers[str(row["arm"])], "n_seeds": n_seeds}
+            yield {**names, **row, **unbounded, **teachers[str(row["arm"])], "n_seeds": n_seeds}
 
 
 def _measure(plan: Plan, task: str, data: TaskData, student: StudentSettings, metric: str) -> Measured:
@@ -149,7 +155,7 @@ def _measure(plan: Plan, task: str, data: TaskData, student: StudentSettings, me
         drawn = _drawn(cell, metric, weights)
         if drawn is not None:
             values[arm.label, attack.label] = drawn
-            n[arm.label, attack.label] = cell.contents if metric == "recall_hidden" else len(data.problems)
+            n[arm.label, attack.label] = cell.contents if metric == RECALL else len(data.problems)
     return Measured(values, _drawn(data.undistilled[student.family], metric, weights, data.draws), n)
 
 
