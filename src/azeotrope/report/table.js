@@ -106,7 +106,8 @@ function equalTable() {
     const far = Math.max(Math.abs(row.low ?? 0), Math.abs(row.high ?? 0));
     reach[group(row)] = Math.max(reach[group(row)] || 1e-9, far);
   }
-  const size = (value) => `${significant(100 * Number(value))} points`;
+  const byLength = rows.some((row) => row.utility === 'length');
+  const size = (value) => `${significant(100 * Number(value))} points${byLength ? ' (length: %)' : ''}`;
   return dataTable(host, {
     caption: 'Comparison at equal cost', rows,
     columns: [
