@@ -27,6 +27,8 @@ from tiny import toy_traces
 # `version` (and change the line here) only if the attack's numbers change.
 IDENTITIES = {
     "agreement_kd": "28a9a40a26a9b322",
+    "akl": "7fe6dbd69645bf1b",
+    "tvd": "8d36275130eff3bb",
     "alm": "e280141296354eac",
     "clean_kd": "c5ee3ab494c4aae8",
     "distillm2": "361fa5d563be6ccb",

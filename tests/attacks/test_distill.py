@@ -11,6 +11,7 @@ import torch
 from shown import Shown
 
 from azeotrope.attacks.abkd import ABKD
+from azeotrope.attacks.akl import AdaptiveKL
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.distill import Distillation, TokenByToken
 from azeotrope.attacks.fkl import ForwardKL
@@ -20,6 +21,7 @@ from azeotrope.attacks.guide import Target
 from azeotrope.attacks.sft import SFT
 from azeotrope.attacks.taid import TAID
 from azeotrope.attacks.topk_kd import TopKKD
+from azeotrope.attacks.tvd import TotalVariation
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
@@ -95,7 +97,14 @@ def test_the_moving_target_arrives_at_the_teacher() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [ForwardKL(sft=QUICK, alpha=1.0), ABKD(sft=QUICK, alpha=1.0), GKD(sft=QUICK, warmup=1)]
+    "attack",
+    [
+        ForwardKL(sft=QUICK, alpha=1.0),
+        ABKD(sft=QUICK, alpha=1.0),
+        AdaptiveKL(sft=QUICK, alpha=1.0),
+        TotalVariation(sft=QUICK, alpha=1.0),
+        GKD(sft=QUICK, warmup=1),
+    ],
 )
 def test_students_come_nearer_to_the_teacher(attack: Distillation) -> None:
     teacher, task = fresh("llama", spread=0.2), Toy()

@@ -84,9 +84,9 @@ class Measured:
 def gains_table(plan: Plan, tasks: Mapping[str, TaskData]) -> pl.DataFrame:
     """One row per task, arm (the undefended one included), attack, student family and leakage measure.
 
-    `gain` and `retained` have paired-bootstrap intervals (recall: from three seeds on). `worst` marks the attack with
-    the highest share on its arm; `worst_low` and `worst_high` bound the arm's worst case. `best` is the best undefended
-    gain.
+    `gain` and `retained` have paired-bootstrap intervals (recall: from three seeds on). `worst` marks the attack
+    with the highest share on its arm; `worst_low` and `worst_high` bound the arm's worst case. `best` is the best
+    undefended gain.
     `retained` is null where `status` is not "ok": "nothing gained" if the best undefended gain is not above 0 at a
     Bonferroni level over attacks, "no undistilled student", "undefended not measured", "not measured" (that pair).
     `access` is what the attack reads. The teacher's drop is that of `utility.parquet`.
