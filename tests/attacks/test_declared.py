@@ -17,10 +17,11 @@ from azeotrope.cli.entry import call
 from azeotrope.core import plugins
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
-from azeotrope.core.methods import Attack
+from azeotrope.core.methods import Attack, Maturity
 from azeotrope.core.release import Release
 from azeotrope.core.seeds import fingerprint
 from azeotrope.models.lm import LM
+from azeotrope.study.vocabulary import CONTROL_ATTACKS, is_control
 from tiny import toy_traces
 
 # Stored steps are found by these. One that changes makes every study pay for its students again: raise
@@ -130,3 +131,9 @@ def test_more_access_than_released_is_refused_on_the_command_line(
         "choose another attack or release more."
     ]
     assert not out.exists()
+
+
+def test_controls_of_attacks_are_known_by_name() -> None:
+    kinds = {kind for kind in plugins.catalogue("attacks") if is_control(kind)}
+    declared = {k for k in plugins.catalogue("attacks") if plugins.load("attacks", k).maturity is Maturity.CONTROL}
+    assert kinds == declared == CONTROL_ATTACKS

@@ -169,6 +169,24 @@ def test_rows_that_cannot_be_read_are_named_and_the_rest_is_done(invoke: Invoke,
     assert said[-1].startswith("azeotrope: 39 of 41 rows")
 
 
+def test_rows_before_the_first_with_a_column_are_named_and_the_rest_is_done(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    chat = {"messages": [{"role": "assistant", "content": TRACE}]}
+    write(source, {"version": 1}, {"meta": {}}, chat)
+    found = invoke("defend", source, "-o", out, *GUARD, "--json")
+    assert found.code == 4
+    assert [row["messages"][0]["content"] for row in lines(out)] == [SHORT]
+    assert "line 1: it has no column that later rows have." in found.err
+    assert "line 2:" in found.err
+    write(source, *[{"version": 1}] * 1200, chat)
+    found = invoke("defend", source, "-o", tmp_path / "c.jsonl", *GUARD)
+    assert found.code == 2
+    assert "line 1, has neither" in found.err
+    assert not (tmp_path / "c.jsonl").exists()
+
+
 def test_what_stays_keeps_its_bytes(invoke: Invoke, tmp_path: Path) -> None:
     data = '\ufeff{"text":  "Ö \\u00f6", "n": 1.50}\r\n\n{ "text" : "<think>Wait.</think> x"}'.encode()
     source, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl"

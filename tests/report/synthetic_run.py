@@ -189,7 +189,8 @@ def _recovered(
         "recovery": None if nothing else share, "recovery_low": None if nothing else share - half,
         "recovery_high": None if nothing else share + half, "n": 400, "n_seeds": 5,
         "status": "nothing lost" if nothing else "ok", "queries": queries, "query_tokens": 84 * queries,
-        "own_tokens": own, "trained_tokens": 410000, "seconds": seconds,
+        "own_tokens": own, "trained_tokens": 410000, "leaked": 0, "seconds": seconds,
+        "extra_seconds": seconds - 5.0,
     }  # fmt: skip
 
 

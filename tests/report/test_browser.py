@@ -242,12 +242,14 @@ def test_recovery_tables_start_with_the_worst_case_and_sort(driver: Any, page: P
 def test_recovery_names_its_price_per_student(driver: Any, page: Path) -> None:
     headless.show(driver, page, 1280, "light")
     heads = texts(driver, "#recovery-price th")
-    assert heads[-5:] == ["Queries", "Query tokens", "Own tokens", "Trained tokens", "Seconds"]
+    assert heads[-4:] == ["Own tokens", "Trained tokens", "Seconds more than passive", "Seconds in all"]
     rows = js(driver, """return [...document.querySelectorAll('#recovery-price tbody tr')].slice(0, 4)
-      .map((row) => [...row.cells].slice(-5).map((cell) => cell.textContent))""")  # fmt: skip
+      .map((row) => [...row.cells].slice(-7).map((cell) => cell.textContent))""")  # fmt: skip
     assert rows == [
-        ["0", "0", "0", "410,000", "55.2"], ["3,000", "252,000", "1,250,000", "410,000", "411"],
-        ["9,000", "756,000", "0", "410,000", "260"], ["0", "0", "0", "410,000", "21.4"],
+        ["0", "0", "0", "0", "410,000", "50.2", "55.2"],
+        ["3,000", "0", "252,000", "1,250,000", "410,000", "406", "411"],
+        ["9,000", "0", "756,000", "0", "410,000", "255", "260"],
+        ["0", "0", "0", "0", "410,000", "16.4", "21.4"],
     ]  # fmt: skip
 
 

@@ -17,7 +17,16 @@ from azeotrope.study.claims import Trial, load_trial, parse_trial
 from azeotrope.study.plan import Plan, make_plan
 from azeotrope.study.tables import Students, TaskData
 from azeotrope.study.trial import conclude, run_trial
-from azeotrope.study.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, decide, seeds_needed
+from azeotrope.study.verdicts import (
+    INCONCLUSIVE,
+    NAN,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Finding,
+    _decisive,
+    decide,
+    seeds_needed,
+)
 
 FAMILY, P, BASES, DRAWS = "embedded/student", 40, 3, 2
 COMMON = {
@@ -271,6 +280,7 @@ def test_capability_against_governance() -> None:
     (verdict,), (finding,) = decide(found, {"one": (plan, {"facts": data})})
     assert verdict.verdict == SUPPORTED
     assert finding.value == pytest.approx(0.7 / 0.8 - 0.5)
+    assert finding.n == 7
 
 
 def test_withstands_the_worst_attack() -> None:
@@ -281,6 +291,35 @@ def test_withstands_the_worst_attack() -> None:
         trial({"rule": "withstands", "arm": "temperature(delta=0.1", "share": 0.5}), STUDENTS, TEACHERS
     )
     assert re.search(r"the worst attack \(.*\) gets 8\d % \[\d+, \d+\] of the undefended gain", verdict.reason)
+
+
+@pytest.mark.parametrize(
+    ("any_of", "verdict", "expected"),
+    [
+        (False, SUPPORTED, 0.4),
+        (False, NOT_SUPPORTED, 0.2),
+        (False, INCONCLUSIVE, 0.3),
+        (True, SUPPORTED, 0.1),
+        (True, NOT_SUPPORTED, 0.4),
+    ],
+)
+def test_the_detectable_difference_is_of_what_the_verdict_rests_on(
+    any_of: bool, verdict: str, expected: float
+) -> None:
+    readings = [
+        (SUPPORTED, 0.1),
+        (NOT_SUPPORTED, 0.2),
+        (INCONCLUSIVE, 0.3),
+        (NOT_SUPPORTED, 0.4),
+        (SUPPORTED, NAN),
+    ]
+    rows = [
+        Finding(claim="C", text="t", part="p", task="t", student="s", effect="e", value=0, low=0, high=0, p=0,
+                mdd=mdd, n=1, n_seeds=2, reading=reading)
+        for reading, mdd in readings
+    ]  # fmt: skip
+    assert _decisive(verdict, rows, any_of) == expected
+    assert _decisive(verdict, [], any_of) != _decisive(verdict, [], any_of), "unknown"
 
 
 def test_many_claims_are_adjusted() -> None:

@@ -19,6 +19,7 @@ from study_fakes import CLASSES, FakeSFT, FakeStages, fake_load, study
 from azeotrope.core.access import Access
 from azeotrope.core.seeds import derive
 from azeotrope.maths.stats import resample
+from azeotrope.study import vocabulary
 from azeotrope.study.claim_rules import Scene, ground
 from azeotrope.study.claims import Claim
 from azeotrope.study.gains import (
@@ -169,6 +170,21 @@ def test_a_recall_has_an_interval_from_three_seeds_on(attacks: None, tmp_path: P
 
     assert bounded(2) == {"student_accuracy": 5, "recall_hidden": 0}
     assert bounded(3)["recall_hidden"] == 5
+
+
+def test_a_control_of_an_attack_is_shown_and_is_no_worst_case(
+    attacks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = study(attacks=[{"kind": "sft"}, {"kind": "other"}], release={"n": 10})
+    made = run(wanted, runs=tmp_path, workers=0, stages=Unlike(), console=Console(quiet=True))
+    here = (pl.col("metric") == "student_accuracy") & (pl.col("arm") == "none")
+    before = pl.read_parquet(made / "gains.parquet").filter(pl.col("worst") & here)
+    assert set(before["attack"]) == {"sft"} == set(before["best_attack"])
+    monkeypatch.setattr(vocabulary, "CONTROL_ATTACKS", {"sft"})
+    made = run(wanted, runs=tmp_path, workers=0, stages=Unlike(), console=Console(quiet=True))
+    after = pl.read_parquet(made / "gains.parquet").filter(here)
+    assert set(after.filter(pl.col("worst"))["attack"]) == {"other"} == set(after["best_attack"])
+    assert after.filter(pl.col("attack") == "sft")["retained"].null_count() == 0
 
 
 def test_the_best_undefended_attack_keeps_exactly_everything(table: pl.DataFrame) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from study_fakes import CLASSES, FakeSFT, FakeStages, study
 
+from azeotrope.core.budget import Budget
 from azeotrope.study.recovery import SCHEMA, compare
 from azeotrope.study.run import run
 
@@ -45,6 +46,10 @@ def test_where_nothing_was_lost_there_is_nothing_to_recover() -> None:
 class FakeOther(FakeSFT):
     kind = "other"
 
+    @property
+    def budget(self) -> Budget:
+        return Budget(leaked=2)
+
 
 def test_the_table_compares_each_attack_with_the_passive_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +77,8 @@ def test_the_table_compares_each_attack_with_the_passive_one(
     )
     assert told["value"][0] == pytest.approx(one["value"])
     assert one["n_seeds"] > 1
+    assert (one["queries"], one["leaked"], one["extra_seconds"]) == (0, 2, 0.0), "as much as the passive one"
+    assert one["seconds"] > 0
 
 
 def test_without_a_passive_attack_the_table_is_empty(folder_without_passive: Path) -> None:

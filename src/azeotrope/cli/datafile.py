@@ -26,6 +26,7 @@ LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (*LINES, ".parquet", ".txt")
 BATCH: Final = 256  # rows of a Parquet file that are in memory at a time, beside the reader's row groups
 ROW_GROUP: Final = 2048  # rows of a row group that is written
+PATIENCE: Final = 1000  # rows that may come before the first that has a column to defend
 BOM: Final = b"\xef\xbb\xbf"
 
 Complain = Callable[[int, str], None]
@@ -152,7 +153,12 @@ def _defend(rows: RowDefender, counts: Counts, row: dict[str, Any], number: int)
 
 
 def _lines(job: Job, counts: Counts, temporary: Path) -> None:
+    """Rows before the first that has the column are left out like any that cannot be read.
+
+    The first of them says why, if none has it; after `PATIENCE` rows none is expected to.
+    """
     rows: RowDefender | None = None
+    lacking: list[tuple[int, ConfigError]] = []
     with _open(job.source) as source, disk(job.out), open(temporary, "wb") as out:
         for number, line in enumerate(source, 1):
             if not line.strip():
@@ -165,10 +171,20 @@ def _lines(job: Job, counts: Counts, temporary: Path) -> None:
                 counts.skip(number, str(error))
                 continue
             if rows is None:
-                rows = job.rows(list(row), f"'{job.source}', line {number},")
+                try:
+                    rows = job.rows(list(row), f"'{job.source}', line {number},")
+                except ConfigError as error:
+                    lacking.append((number, error))
+                    if len(lacking) == PATIENCE:
+                        break
+                    continue
+                for earlier, _ in lacking:
+                    counts.skip(earlier, "it has no column that later rows have")
             new = _defend(rows, counts, row, number)
             if new is not None:
                 out.write(line if new == row else _line(new, line))
+    if rows is None and lacking:
+        raise lacking[0][1]
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -25,7 +25,11 @@ class Budget:
 
     def billed(self, traces: int) -> int:
         """Completions that the service bills for a release of `traces` traces: queries and leaks, whole ones."""
-        return round(self.queries * traces) + round(self.leaks * traces) + min(self.leaked, traces)
+        return round(self.queries * traces) + self.leaking(traces)
+
+    def leaking(self, traces: int) -> int:
+        """Undefended traces that must have leaked for a release of `traces` traces."""
+        return round(self.leaks * traces) + min(self.leaked, traces)
 
     def __str__(self) -> str:
         per = "per released trace"

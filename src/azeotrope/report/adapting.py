@@ -17,7 +17,7 @@ from azeotrope.report.lines import Line, arms_of, lines_of, undefended
 from azeotrope.report.load import Run
 from azeotrope.report.measures import TEACHER_UTILITIES, measure, points
 from azeotrope.report.wording import Row, above, bounds, counts, percent
-from azeotrope.study.vocabulary import is_passive
+from azeotrope.study.vocabulary import is_control, is_passive
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,11 @@ def adapting(run: Run, metric: str, drop: float) -> tuple[Adapted, ...]:
 
 def _adapted(run: Run, metric: str, drop: float) -> Iterable[Adapted]:
     assert run.recovery is not None
-    rows = [row for row in run.recovery.iter_rows(named=True) if not is_passive(row["attack"])]
+    rows = [
+        row
+        for row in run.recovery.iter_rows(named=True)
+        if not (is_passive(row["attack"]) or is_control(row["attack"]))
+    ]
     if not any(row["metric"] == metric for row in rows):
         metric = "student_accuracy"
     lookup = Lookup(run.results)

@@ -150,6 +150,7 @@ function swatch(line) {
     svg('path', { class: line.control ? 'line control' : 'line', d: 'M-14,0H14' }), svg('path', { class: 'mark', d: markerOf(line) }));
 }
 // A label that may be wrapped before its settings.
+const isControl = (attack) => DATA.attack_controls.includes(attack); // shown beside an attack, never the worst case
 const breakable = (label) => el('span', null, ...label.split(/(?<=\()/).flatMap((part, i) => (i ? [el('wbr'), part] : [part])));
 
 const defenseOf = (row) => { const line = lineOfArm(row.task, row.arm); return line ? line.label : row.arm; };

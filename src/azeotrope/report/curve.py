@@ -9,7 +9,7 @@ from itertools import pairwise
 import polars as pl
 
 from azeotrope.report.lines import Line
-from azeotrope.study.vocabulary import UNDISTILLED
+from azeotrope.study.vocabulary import UNDISTILLED, is_control
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ class Lookup:
     def worst(
         self, task: str, arm: str, metric: str, student: str | None = None, attack: str | None = None
     ) -> Cell | None:
-        """Return the highest student-side value over the attacks and students that were run."""
+        """Return the highest student-side value over the attacks (no controls) and students that were run."""
         cells = [
             cell
             for cell in self._cells.get((task, arm, metric), [])
             if cell.attack not in ("", UNDISTILLED)
             and student in (None, cell.student)
-            and attack in (None, cell.attack)
+            and (not is_control(cell.attack) if attack is None else attack == cell.attack)
         ]
         return max(cells, key=lambda cell: cell.value, default=None)
 

@@ -32,7 +32,7 @@ function gainsView() {
 // The arms in the order of the rows. `missing` counts the attacks that other arms have.
 function gainLines(rows, none) {
   const order = byArm(rows.length ? rows[0].task : '');
-  const measured = unique(rows.filter((row) => present(row.value)).map((row) => row.attack));
+  const measured = unique(rows.filter((row) => present(row.value) && !isControl(row.attack)).map((row) => row.attack));
   const lines = unique(rows.map((row) => row.arm)).map((arm) => {
     const mine = rows.filter((row) => row.arm === arm);
     const at = (name) => mine.find((row) => row.attack === name);
@@ -81,7 +81,7 @@ function gainHead(attacks, accessOf, starts) {
   const tall = (text, kind) => el('th', { scope: 'col', rowspan: 2, class: kind }, text);
   return el('thead', null,
     el('tr', null, tall('Arm', null), tall('Worst case, %', 'side-case'), tall('Teacher accuracy, %', 'side-teacher'), ...groups),
-    el('tr', null, ...attacks.map((name, i) => el('th', { scope: 'col', class: starts[i] ? 'attack first' : 'attack' }, el('span', null, breakable(name))))));
+    el('tr', null, ...attacks.map((name, i) => el('th', { scope: 'col', class: starts[i] ? 'attack first' : 'attack' }, el('span', null, breakable(name), isControl(name) ? el('small', null, ' control') : null)))));
 }
 
 // Half-dark at most, so that the numbers stay readable in both themes.

@@ -18,7 +18,7 @@ from azeotrope.report.measures import measure, points
 from azeotrope.report.verdict import headline_metric
 from azeotrope.report.wording import Row, Told, bounds, counts, percent, tasks_of, where
 from azeotrope.study.gains import NOTHING
-from azeotrope.study.vocabulary import UNDEFENDED
+from azeotrope.study.vocabulary import UNDEFENDED, is_control
 
 
 def told(run: Run) -> Sequence[Told]:
@@ -39,14 +39,15 @@ def told(run: Run) -> Sequence[Told]:
 
 
 def worst_cases(rows: Iterable[Row]) -> dict[str, Row]:
-    """The row with the highest share of each arm; arms without a share have none.
+    """The row with the highest share of each arm; arms without a share have none. Attacks' controls do not count.
 
-    >>> rows = [{"arm": a, "retained": x} for a, x in (("a", 0.3), ("a", 0.9), ("b", 0.2), ("c", None))]
+    >>> found = (("a", "sft", 0.3), ("a", "fkl", 0.9), ("a", "clean_matched", 1.0), ("b", "sft", 0.2))
+    >>> rows = [{"arm": a, "attack": x, "retained": y} for a, x, y in (*found, ("c", "sft", None))]
     >>> {arm: row["retained"] for arm, row in worst_cases(rows).items()}
     {'a': 0.9, 'b': 0.2}
     """
     worst: dict[str, Row] = {}
-    for row in (row for row in rows if row["retained"] is not None):
+    for row in (row for row in rows if row["retained"] is not None and not is_control(row["attack"])):
         if row["arm"] not in worst or row["retained"] > worst[row["arm"]]["retained"]:
             worst[row["arm"]] = row
     return worst
@@ -56,7 +57,7 @@ def lacking(rows: Sequence[Row]) -> list[str]:
     """Arms without a share under an attack and student under which some arm has one."""
     pairs: dict[str, set[tuple[str, str]]] = {row["arm"]: set() for row in rows}
     for row in rows:
-        if row["retained"] is not None:
+        if row["retained"] is not None and not is_control(row["attack"]):
             pairs[row["arm"]].add((row["attack"], row["student"]))
     grid: set[tuple[str, str]] = set().union(*pairs.values())
     return [arm for arm, known in pairs.items() if known < grid]
@@ -99,7 +100,8 @@ def _teacher(row: Row) -> str:
 def _no_share(rows: Sequence[Row], none: str, left_out: Sequence[str]) -> str:
     """Why there is no share of an undefended gain to compare."""
     label = measure(rows[0]["metric"]).label
-    known = [row for row in rows if row["arm"] == none and row["gain"] is not None and row["status"] == NOTHING]
+    mine = [row for row in rows if row["arm"] == none and not is_control(row["attack"])]
+    known = [row for row in mine if row["gain"] is not None and row["status"] == NOTHING]
     if left_out or not known:
         said = f"What share of the best undefended gain in {label} is left cannot be compared: "
         return said + ("no setting has every attack and student." if left_out else "it was not measured.")

@@ -16,7 +16,7 @@ from azeotrope.report.palette import looks, marker, marker_path
 from azeotrope.report.sections import SECTIONS, measure_names
 from azeotrope.report.traces import trace_pages
 from azeotrope.report.verdict import headline_metric
-from azeotrope.study.vocabulary import UNDISTILLED
+from azeotrope.study.vocabulary import UNDISTILLED, is_control
 
 CURVE_POINTS = 60  # per loss curve; more would only make the page heavy
 RESULT_COLUMNS = (
@@ -36,6 +36,9 @@ def payload(run: Run) -> dict[str, Any]:
         "headline": headline_metric(run),
         "undistilled": UNDISTILLED,
         "control": CONTROL,
+        "attack_controls": [
+            name for name in run.results["attack"].unique(maintain_order=True) if is_control(name)
+        ],
         "tasks": [_task(run.results, task) for task in tasks],
         "looks": _looks(run.results["defense"].to_list()),
         "results": _columns(run.results, RESULT_COLUMNS),

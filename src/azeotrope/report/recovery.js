@@ -25,11 +25,12 @@ function recoveryView() {
   draw();
 }
 
-// Arms in the order of the page; inside an arm the highest recovery first, then the highest gain where nothing was lost.
+// Arms in the order of the page; inside an arm the highest recovery first, then the highest gain where nothing was lost,
+// and controls of attacks last.
 function worstFirst(rows, task) {
   const down = (a, b) => (b ?? -Infinity) - (a ?? -Infinity) || 0;
   const arms = byArm(task);
-  return [...rows].sort((a, b) => arms(a, b) || idle(a) - idle(b) || (idle(a) ? down(a.gain, b.gain) : down(a.recovery, b.recovery)));
+  return [...rows].sort((a, b) => arms(a, b) || isControl(a.attack) - isControl(b.attack) || idle(a) - idle(b) || (idle(a) ? down(a.gain, b.gain) : down(a.recovery, b.recovery)));
 }
 
 function drawRecovery(host, rows, state, showAll) {
@@ -62,7 +63,7 @@ function armGroup(group, scale, reach, marks) {
   const head = el('div', { class: 'dot-head' }, line ? swatch(line) : null, el('b', null, row.arm), line && line.control ? el('small', null, 'control') : null,
     el('span', null, `passive ${number(row.metric, row.passive)}${unit}, undefended ${number(row.metric, row.clean)}${unit}`));
   return el('div', { class: 'dot-arm', style: { '--k': colorOfArm(row.task, row.arm) } }, head,
-    ...group.map((item) => el('div', { class: 'dot-row' }, el('span', { class: 'attack' }, breakable(item.attack)), idle(item) ? gainMark(item, reach, marks) : recoveryMark(item, scale, marks))));
+    ...group.map((item) => el('div', { class: 'dot-row' }, el('span', { class: 'attack' }, breakable(item.attack), isControl(item.attack) ? el('small', null, ' control') : null), idle(item) ? gainMark(item, reach, marks) : recoveryMark(item, scale, marks))));
 }
 
 function gainMark(row, reach, marks) {
@@ -78,7 +79,7 @@ function recoveryMark(row, scale, marks) {
   return dotPlot(scale, [{ value: 0 }, { value: 1 }], [dot], told(row), marks);
 }
 
-const PRICE = { queries: 'Queries', query_tokens: 'Query tokens', own_tokens: 'Own tokens', trained_tokens: 'Trained tokens', seconds: 'Seconds' };
+const PRICE = { queries: 'Queries', leaked: 'Leaked traces', query_tokens: 'Tokens of both', own_tokens: 'Own tokens', trained_tokens: 'Trained tokens', extra_seconds: 'Seconds more than passive', seconds: 'Seconds in all' };
 const priced = (row) => Object.entries(PRICE).filter(([key]) => present(row[key])).map(([key, name]) => `${significant(row[key])} ${name.toLowerCase()}`).join(', ');
 function told(row) {
   const unit = unitOf(row.metric);

@@ -34,7 +34,7 @@ RECOVERY = {
     "recovery": pl.Float64, "recovery_low": pl.Float64, "recovery_high": pl.Float64,
     "n": pl.Int64, "n_seeds": pl.Int64, "status": pl.String,
     "queries": pl.Int64, "query_tokens": pl.Int64, "own_tokens": pl.Int64, "trained_tokens": pl.Int64,
-    "seconds": pl.Float64,
+    "leaked": pl.Int64, "seconds": pl.Float64, "extra_seconds": pl.Float64,
 }  # fmt: skip
 GAINS = {
     "task": pl.String, "arm": pl.String, "attack": pl.String, "access": pl.String, "student": pl.String,

@@ -14,7 +14,7 @@ const ANY = '*';
 
 function studentCell(task, arm, metric, student, attack) {
   return highest(cells(task, arm, metric).filter((row) => row.attack && row.attack !== DATA.undistilled &&
-    (student === ANY || row.student === student) && (attack === ANY || row.attack === attack)));
+    (student === ANY || row.student === student) && (attack === ANY ? !isControl(row.attack) : row.attack === attack)));
 }
 function undistilledCell(task, metric, student) {
   return highest(RESULTS.filter((row) => row.task === task && row.metric === metric && present(row.value) &&

@@ -27,7 +27,7 @@ from azeotrope.report.measures import (
     show_p,
 )
 from azeotrope.report.wording import Row, join
-from azeotrope.study.vocabulary import UNDISTILLED, is_passive
+from azeotrope.study.vocabulary import UNDISTILLED, is_control, is_passive
 
 DROP = 0.05
 ALWAYS_TOLD = ("teacher_accuracy", "trace_validity")  # also where their drop was not reached
@@ -75,7 +75,8 @@ def verdict(run: Run) -> Verdict:
     findings: tuple[Finding, ...] = ()
     drop = DROP
     if run.equal_cost is not None and not run.equal_cost.is_empty():
-        rows = [row for row in run.equal_cost.iter_rows(named=True) if row["metric"] == metric]
+        every = run.equal_cost.iter_rows(named=True)
+        rows = [row for row in every if row["metric"] == metric and not is_control(row["attack"])]
         drops = {row["drop"] for row in rows if row["drop"] is not None}
         drop = min(drops, key=lambda value: abs(value - DROP), default=DROP)
         findings = tuple(_findings(run, [row for row in rows if row["drop"] == drop], metric))
@@ -85,10 +86,10 @@ def verdict(run: Run) -> Verdict:
 
 
 def _attacks(run: Run) -> list[str]:
-    """Every attack that the run measured."""
+    """Every attack that the run measured, without their controls."""
     tables = [run.results] if run.recovery is None else [run.results, run.recovery]
     found = {attack for table in tables for attack in table["attack"].drop_nulls().to_list()}
-    return sorted(found - {"", UNDISTILLED})
+    return sorted(name for name in found - {"", UNDISTILLED} if not is_control(name))
 
 
 def caution(attacks: Sequence[str], picked: bool = False) -> str:

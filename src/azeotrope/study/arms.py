@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from azeotrope.core import plugins
 from azeotrope.core.access import Access
+from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import (
     Attack,
@@ -33,6 +34,8 @@ from azeotrope.study.config import Study
 from azeotrope.study.vocabulary import UNDEFENDED
 
 Json = dict[str, Any]
+
+NOTHING = Budget()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +66,14 @@ class Arm:
 class Named:
     """A task or attack with its unique label, complete settings and identity (with the version).
 
-    `needs` is the access that an attack reads.
+    `needs` is the access that an attack reads, `budget` what it declares that it spends.
     """
 
     label: str
     settings: Json
     identity: Json
     needs: Access = Access.TEXT
+    budget: Budget = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +197,7 @@ def _method(group: str, entry: Any, where: str) -> Named:
         identity=method.identity(),
         settings={"kind": method.kind, **method.model_dump(mode="json")},
         needs=method.needs if isinstance(method, Attack) else Access.TEXT,
+        budget=method.budget if isinstance(method, Attack) else NOTHING,
     )
 
 

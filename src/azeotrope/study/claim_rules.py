@@ -35,20 +35,24 @@ from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import spread, units, weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
 from azeotrope.study.utility import kept
-from azeotrope.study.vocabulary import UNDEFENDED
+from azeotrope.study.vocabulary import UNDEFENDED, is_control
 
 FEWER_ERRORS = "wrong_statements"
 
 
 @dataclass(slots=True)
 class Effect:
-    """`draws` (R,), positive where the claim holds; `units` (U,); `problem` says why there is none."""
+    """`draws` (R,), positive where the claim holds; `units` (U,); `problem` says why there is none.
+
+    Units in which a curve does not reach the stated cost are left out of `units`.
+    """
 
     name: str
     draws: Floats | None = None
     units: Floats = field(default_factory=lambda: np.empty(0))
     problem: str = ""
     margin: float | None = None  # the smallest effect worth having, where it is not the trial's
+    items: int = 0  # measured on each unit, where these are not the test problems
 
 
 @dataclass(slots=True)
@@ -229,7 +233,7 @@ def _difference(scene: Scene, attack: str, metric: str, first: str, second: str,
 def _restored(rule: Restored, scene: Scene) -> Ground:
     """Gain minus `share` of the loss, for every attack; any one suffices."""
     arm = _arm(scene, rule.arm).label
-    every = [a.label for a in scene.plan.expansion.attacks if a.label != rule.passive]
+    every = [label for label in _thieves(scene) if label != rule.passive]
     tried = [_attack(scene, name) for name in rule.attacks] or every
     values = {}
     for per_unit in (False, True):
@@ -257,7 +261,8 @@ def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:
     name = f"capability minus {rule.measure.replace('_', ' ')}, shares transferred"
     if not np.isfinite(gaps[0][0]):
         return Effect(name, problem="nothing to transfer: the teacher does not exceed the undistilled student")
-    return Effect(name, gaps[0], gaps[1][np.isfinite(gaps[1])])
+    items = scene.student_values(UNDEFENDED, rule.attack, rule.measure).shape[1]
+    return Effect(name, gaps[0], gaps[1][np.isfinite(gaps[1])], items=items)
 
 
 def _transfer(scene: Scene, measure: str, attack: str, per_unit: bool) -> Floats:
@@ -272,7 +277,7 @@ def _transfer(scene: Scene, measure: str, attack: str, per_unit: bool) -> Floats
 def _withstands(rule: Withstands, scene: Scene) -> Ground:
     """`share` of the undefended gain minus the gain under defense, for every attack against the best one."""
     arm = _arm(scene, rule.arm).label
-    attacks = [a.label for a in scene.plan.expansion.attacks]
+    attacks = _thieves(scene)
     undistilled = over_draws(scene.data.undistilled[scene.student.family].matrices[rule.metric], scene.data.draws)
     gains: dict[tuple[str, bool], Floats] = {}  # under the defense, over the undistilled student
     best = {}
@@ -292,6 +297,11 @@ def _withstands(rule: Withstands, scene: Scene) -> Ground:
         f"[{100 * share.low:.0f}, {100 * share.high:.0f}] of the undefended gain"
     )
     return Ground(effects, conditions=[(said, True)])
+
+
+def _thieves(scene: Scene) -> list[str]:
+    """Labels of the attacks, their controls left out."""
+    return [attack.label for attack in scene.plan.expansion.attacks if not is_control(attack.label)]
 
 
 def _sweep(scene: Scene, name: str) -> Sweep:

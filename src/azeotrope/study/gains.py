@@ -24,7 +24,7 @@ from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import teacher_weights, units, weights_for
 from azeotrope.study.tables import Students, TaskData, over_draws
 from azeotrope.study.utility import kept
-from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED
+from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED, is_control
 
 TEACHER = "teacher_accuracy"
 OK = "ok"
@@ -75,14 +75,14 @@ class Measured:
     n: Mapping[tuple[str, str], int]
 
     def gains(self, arm: str) -> dict[str, Floats]:
-        """Gains by attack, of the attacks measured on `arm`; empty without `start`."""
+        """Gains by attack, of the attacks and controls measured on `arm`; empty without `start`."""
         if self.start is None:
             return {}
         return {attack: value - self.start for (label, attack), value in self.values.items() if label == arm}
 
 
 def gains_table(plan: Plan, tasks: Mapping[str, TaskData]) -> pl.DataFrame:
-    """One row per task, arm (the undefended one included), attack, student family and leakage measure.
+    """One row per task, arm (the undefended one included), attack or control, student family and leakage measure.
 
     `gain` and `retained` have paired-bootstrap intervals (recall: from three seeds on). `worst` marks the attack
     with the highest share on its arm; `worst_low` and `worst_high` bound the arm's worst case. `best` is the best
@@ -169,7 +169,7 @@ def _drawn(cell: Students, metric: str, weights: Weights, draws: int = 1) -> Flo
 
 def _pairs(plan: Plan, found: Measured) -> Iterator[Row]:
     confidence = plan.study.analysis.confidence
-    undefended = found.gains(UNDEFENDED)
+    undefended = _thieves(found.gains(UNDEFENDED))
     status = status_of(undefended, found.start is not None, confidence)
     shared: Row = {
         "undistilled": None if found.start is None else round(float(found.start[0]), 10),
@@ -181,7 +181,7 @@ def _pairs(plan: Plan, found: Measured) -> Iterator[Row]:
     reference = undefended if status == OK else {}
     for arm in plan.expansion.arms:
         values = {attack: value for (label, attack), value in found.values.items() if label == arm.label}
-        worst = best_attack(values) if values else None
+        worst = best_attack(_thieves(values)) if _thieves(values) else None
         gains = found.gains(arm.label)
         for attack in plan.expansion.attacks:
             row = {"arm": arm.label, "attack": attack.label, "access": attack.needs.name.lower(), **shared}
@@ -193,9 +193,14 @@ def _pairs(plan: Plan, found: Measured) -> Iterator[Row]:
                 "value": round(float(values[attack.label][0]), 10),
                 **_gain(gains.get(attack.label), reference, confidence),
                 "worst": attack.label == worst,
-                **(_worst(gains, reference, confidence) if attack.label == worst else {}),
+                **(_worst(_thieves(gains), reference, confidence) if attack.label == worst else {}),
                 "n": found.n[arm.label, attack.label],
             }
+
+
+def _thieves(values: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Those of attacks: a control of an attack is no worst case."""
+    return {attack: value for attack, value in values.items() if not is_control(attack)}
 
 
 def _gain(gain: Floats | None, undefended: Mapping[str, Floats], confidence: float) -> Row:

@@ -16,7 +16,7 @@ import polars as pl
 
 from azeotrope.core.errors import MissingError, RunError
 from azeotrope.core.methods import Settings
-from azeotrope.study.vocabulary import UNDEFENDED, UNDISTILLED
+from azeotrope.study.vocabulary import UNDEFENDED, UNDISTILLED, is_control
 
 RESULTS = {
     "task": pl.String, "arm": pl.String, "defense": pl.String, "params": pl.String, "is_control": pl.Boolean,
@@ -118,12 +118,14 @@ def read_run(folder: Path) -> Measured:
 def task_table(results: pl.DataFrame, utility: pl.DataFrame, task: str, leakage: str) -> TaskTable:
     """Return what is known of `task`, with `leakage` as the thief's measure.
 
-    Settings are compared under the same attacks and students: one that lacks any of them is skipped. Raises
+    Settings are compared under the same attacks (their controls left out) and students: one that lacks any of them
+    is skipped. Raises
     RunError if the undefended arm was not measured, or for settings that cannot be read.
     """
     rows = results.filter((pl.col("task") == task) & (pl.col("attack") != ""))
     measured = rows.filter((pl.col("metric") == leakage) & pl.col("value").is_not_null())
-    attacked = measured.filter(pl.col("attack") != UNDISTILLED)
+    tried = [name for name in measured["attack"].unique().to_list() if not is_control(name)]
+    attacked = measured.filter(pl.col("attack").is_in(tried) & (pl.col("attack") != UNDISTILLED))
     before = measured.filter(pl.col("attack") == UNDISTILLED)
     harms = utility.filter(pl.col("task") == task)
     arms = [

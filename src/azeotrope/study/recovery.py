@@ -9,6 +9,8 @@ import polars as pl
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Floats
+from azeotrope.study.arms import Named
+from azeotrope.study.config import StudentSettings
 from azeotrope.study.plan import Plan
 from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.specs import ATTACK
@@ -38,8 +40,12 @@ SCHEMA = {
     "query_tokens": pl.Int64,
     "own_tokens": pl.Int64,
     "trained_tokens": pl.Int64,
+    "leaked": pl.Int64,
     "seconds": pl.Float64,
+    "extra_seconds": pl.Float64,
 }
+
+PRICES = ("queries", "query_tokens", "own_tokens", "tokens", "seconds")
 
 
 def recovery_table(plan: Plan, tasks: Mapping[str, TaskData], store: Store) -> pl.DataFrame:
@@ -49,7 +55,9 @@ def recovery_table(plan: Plan, tasks: Mapping[str, TaskData], store: Store) -> p
     passive thief gets on the defended release, 1 what he gets on the undefended one. `gain` is the
     numerator with its interval. Where the passive thief's loss is not distinguishable from 0 there is
     nothing to recover: the status says so and recovery is null. Costs are means per student and draw beyond
-    the release itself. Empty without a passive attack in the study.
+    the release itself: `queries` asked of the teacher and `leaked` undefended traces (`query_tokens` counts the
+    tokens of both), and `seconds` with the measuring of the student, which takes as long after every attack:
+    `extra_seconds` are those beyond the passive attack's. Empty without a passive attack in the study.
     """
     rows = [row for task, data in tasks.items() for row in _rows(plan, task, data, store)]
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
@@ -89,7 +97,7 @@ def _rows(plan: Plan, task: str, data: TaskData, store: Store) -> Iterator[dict[
                         ),
                         "n": cell.contents if metric == "recall_hidden" else len(data.problems),
                         "n_seeds": n_seeds,
-                        **_price(plan, store, task, arm, attack.label, student.family, student.bases),
+                        **_price(plan, store, (task, arm, student), attack, passive),
                     }
 
 
@@ -124,20 +132,24 @@ def compare(clean: Floats, before: Floats, after: Floats, n_seeds: int, confiden
 
 
 def _price(
-    plan: Plan, store: Store, task: str, arm: str, attack: str, family: str, bases: int
+    plan: Plan, store: Store, cell: tuple[str, str, StudentSettings], attack: Named, passive: str
 ) -> dict[str, object]:
     """Means per student and draw of what the attack asked, generated, trained on, and took."""
-    steps = plan.of(ATTACK, task=task, arm=arm, attack=attack, student=family)
-    infos = [read_json(store.folder(step.stage, step.id) / "info.json") for step in steps]
-    count = bases * len(steps)
-
-    def mean(key: str) -> float:
-        return sum(float(info.get(key, 0)) for info in infos) / count
-
+    mean, before = (_means(plan, store, cell, label) for label in (attack.label, passive))
+    leaked = attack.budget.leaking(plan.study.release.n)
     return {
-        "queries": round(mean("queries")),
-        "query_tokens": round(mean("query_tokens")),
-        "own_tokens": round(mean("own_tokens")),
-        "trained_tokens": round(mean("tokens")),
-        "seconds": round(mean("seconds"), 1),
+        "queries": max(0, round(mean["queries"]) - leaked),
+        "query_tokens": round(mean["query_tokens"]),
+        "own_tokens": round(mean["own_tokens"]),
+        "trained_tokens": round(mean["tokens"]),
+        "leaked": leaked,
+        "seconds": round(mean["seconds"], 1),
+        "extra_seconds": round(mean["seconds"] - before["seconds"], 1),
     }
+
+
+def _means(plan: Plan, store: Store, cell: tuple[str, str, StudentSettings], attack: str) -> dict[str, float]:
+    task, arm, student = cell
+    steps = plan.of(ATTACK, task=task, arm=arm, attack=attack, student=student.family)
+    infos = [read_json(store.folder(step.stage, step.id) / "info.json") for step in steps]
+    return {key: sum(float(info.get(key, 0)) for info in infos) / (student.bases * len(steps)) for key in PRICES}

@@ -66,7 +66,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A claim's verdict on one task. `p_holm` is adjusted over all claims and tasks of the trial."""
+    """A claim's verdict on one task. `p_holm` is adjusted over all claims and tasks of the trial.
+
+    `mdd` is that of the effects on which the verdict rests (see `_decisive`).
+    """
 
     claim: str
     text: str
@@ -124,7 +127,6 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
     known_p = [f.p for f in shown if np.isfinite(f.p)]
     any_of = claim.test.rule == "restored"
     p = (min(known_p) * len(findings) if any_of else max(known_p)) if known_p else float("nan")
-    mdds = [f.mdd for f in findings if np.isfinite(f.mdd)]
     return (
         Verdict(
             claim=claim.id,
@@ -133,7 +135,7 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
             verdict=verdict,
             p=min(1.0, p) if np.isfinite(p) else p,
             p_holm=float("nan"),
-            mdd=max(mdds) if mdds else float("nan"),
+            mdd=_decisive(verdict, findings, any_of),
             reason="; ".join(dict.fromkeys(reasons)),
         ),
         findings,
@@ -145,8 +147,8 @@ def _finding(
 ) -> Finding:
     blank = Finding(
         claim=claim.id, text=claim.text, part=claim.part, task=task, student=family, effect=effect.name,
-        value=NAN, low=NAN, high=NAN, p=NAN, mdd=NAN, n=len(data.problems), n_seeds=0, reading=INCONCLUSIVE,
-        note=effect.problem,
+        value=NAN, low=NAN, high=NAN, p=NAN, mdd=NAN, n=effect.items or len(data.problems), n_seeds=0,
+        reading=INCONCLUSIVE, note=effect.problem,
     )  # fmt: skip
     if effect.draws is None:
         return blank
@@ -161,6 +163,20 @@ def _finding(
         mdd=stats.minimum_detectable(sd, len(effect.units)), seeds_needed=seeds_needed(sd, trial.margin),
         reading=_reading(gap, margin),
     )  # fmt: skip
+
+
+def _decisive(verdict: str, findings: Sequence[Finding], any_of: bool) -> float:
+    """The minimum detectable difference that the verdict rests on.
+
+    Where one effect settles it, the least of those that do; where all are needed, the largest of them; where
+    nothing is settled, the largest of those that left it open.
+    """
+    rested = findings if verdict == SUPPORTED and not any_of else [f for f in findings if f.reading == verdict]
+    known = [f.mdd for f in rested or findings if np.isfinite(f.mdd)]
+    if not known:
+        return NAN
+    one_suffices = (verdict == SUPPORTED) if any_of else (verdict == NOT_SUPPORTED)
+    return min(known) if one_suffices else max(known)
 
 
 def seeds_needed(sd: float, margin: float, most: int = 1000) -> int:
