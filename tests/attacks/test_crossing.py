@@ -9,7 +9,7 @@ from shown import Shown
 from azeotrope.attacks.alm import ALM
 from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.crossing import AcrossTokenizers, ChunkByChunk
-from azeotrope.attacks.following import Source
+from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.gold import Gold
 from azeotrope.attacks.guide import Target
 from azeotrope.attacks.sft import SFT
@@ -39,7 +39,7 @@ def lessons(n: int) -> list[Trace]:
 def guide_of(attack: AcrossTokenizers, lm: LM, teacher: LM, traces: list[Trace]) -> ChunkByChunk:
     service = Shown(teacher)
     targets = service.logprobs(traces, released=True)
-    found = attack.follow(lm, Source(attack, targets, traces, AttackRun(seed=0), service, 0))
+    found = attack.follow(lm, Source(attack, Material(traces, targets), AttackRun(seed=0), service, 0))
     assert isinstance(found, ChunkByChunk)
     return found
 

@@ -34,7 +34,7 @@ IDENTITIES = {
     "clean_kd": "c5ee3ab494c4aae8",
     "distillm2": "361fa5d563be6ccb",
     "gold": "d00e3df91ceae3ee",
-    "inverse_map": "1f267c2d5f1fca23",
+    "inverse_map": "9d5d0c0ca930eb82",
     "minillm": "ecb878fb184ebb82",
     "sampled_kd": "d98fa080aa65f9ec",
     "uld": "a0154ac16dec575e",

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from shown import Shown
 
 from azeotrope.attacks.abkd import ABKD
 from azeotrope.attacks.akl import AdaptiveKL
+from azeotrope.attacks.alm import ALM
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.distill import Distillation, TokenByToken
+from azeotrope.attacks.distillm import DistiLLM
 from azeotrope.attacks.fkl import ForwardKL
-from azeotrope.attacks.following import Source
+from azeotrope.attacks.following import Distilling, Material, Source
 from azeotrope.attacks.gkd import GKD
+from azeotrope.attacks.gold import Gold
 from azeotrope.attacks.guide import Target
+from azeotrope.attacks.minillm import MiniLLM
+from azeotrope.attacks.rkl import ReverseKL
+from azeotrope.attacks.sampled_kd import SampledKD
 from azeotrope.attacks.sft import SFT
 from azeotrope.attacks.taid import TAID
 from azeotrope.attacks.topk_kd import TopKKD
 from azeotrope.attacks.tvd import TotalVariation
+from azeotrope.attacks.uld import ULD
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
@@ -45,7 +54,7 @@ def setting(attack: Distillation, seed: int = 0) -> tuple[TokenByToken, torch.Te
         torch.tensor([False, True, False]),
         torch.tensor([4, 7, 2]),
     )
-    source = Source(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0)
+    source = Source(attack, Material((), ()), AttackRun(seed=0), Shown(fresh("llama")), 0)
     guide = attack.follow(fresh("llama"), source)
     assert isinstance(guide, TokenByToken)
     return guide, logits, torch.arange(6), target
@@ -179,3 +188,48 @@ def test_exposures_are_cut_and_rounded() -> None:
     assert full.first(2).known_TK.shape == (2, V)
     assert torch.allclose(full.rounded(0.5).known_TK, torch.round(2 * known) / 2)
     assert full.nothing().access is Access.TEXT
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        (ReverseKL(alpha=1.0), divergences.reverse_kl),
+        (DistiLLM(alpha=1.0, skew=0.1, side="forward", on_policy=0.0), partial(divergences.skew_kl, alpha=0.1)),
+        (
+            DistiLLM(alpha=1.0, skew=0.1, side="reverse", on_policy=0.0),
+            partial(divergences.skew_reverse_kl, alpha=0.1),
+        ),
+        (AdaptiveKL(alpha=1.0), divergences.adaptive_kl),
+        (TotalVariation(alpha=1.0), divergences.total_variation),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_each_has_the_teacher_on_its_side(attack: Distillation, expected: Callable[..., torch.Tensor]) -> None:
+    guide, logits, labels, target = setting(attack)
+    found = guide.loss(logits, labels, target).item()
+    logq = torch.log_softmax(logits, -1)
+    assert found == pytest.approx(expected(target.known_NK, logq).mean().item(), rel=1e-5)
+    if attack.kind != "tvd":
+        assert found != pytest.approx(expected(logq, target.known_NK).mean().item(), rel=1e-3)
+
+
+def test_rounded_distributions_are_normalized() -> None:
+    guide, logits, labels, target = setting(ForwardKL(alpha=1.0))
+    off = replace(target, known_NK=target.known_NK + 0.4)
+    assert guide.loss(logits, labels, off).item() == pytest.approx(
+        guide.loss(logits, labels, target).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", [ULD, Gold, ALM, SampledKD, MiniLLM])
+def test_a_temperature_without_a_meaning_is_refused(kind: type[Distilling]) -> None:
+    with pytest.raises(ValidationError, match="leave temperature at 1"):
+        kind(temperature=4.0)
+    assert kind(temperature=1.0)
+
+
+def test_settings_without_a_meaning_are_refused() -> None:
+    with pytest.raises(ValidationError, match="takes no `missing`"):
+        SampledKD(missing="renormalize")
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        ABKD(a=-0.5)

@@ -13,7 +13,7 @@ from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.clean_kd import CleanKD
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
 from azeotrope.attacks.distillm2 import DistiLLM2
-from azeotrope.attacks.following import Source
+from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.guide import Target
 from azeotrope.attacks.inverse_map import InverseMap
 from azeotrope.attacks.minillm import MiniLLM, later
@@ -41,7 +41,9 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Target]:
 
 
 def guide_of(attack: Distillation) -> TokenByToken:
-    found = attack.follow(fresh("llama"), Source(attack, (), (), AttackRun(seed=0), Shown(fresh("llama")), 0))
+    found = attack.follow(
+        fresh("llama"), Source(attack, Material((), ()), AttackRun(seed=0), Shown(fresh("llama")), 0)
+    )
     assert isinstance(found, TokenByToken)
     return found
 
@@ -211,6 +213,11 @@ def test_a_map_of_the_logits_is_undone() -> None:
     )
     assert max(held) < 1e-2 * min(shown), "texts that were not among the pairs are recovered too"
 
+    (again,) = made.mend(service.logprobs(traces[50:51]))
+    assert torch.allclose(again.known_TK, recovered[50].known_TK, atol=1e-4), (
+        "what is shown along own texts is mended, too"
+    )
+
     class Few(Mapped):
         def logprobs(self, traces, *, access=Access.FULL_LOGITS, released=False):  # type: ignore[no-untyped-def]
             return [e.top(3) for e in super().logprobs(traces, access=access, released=released)]
@@ -219,6 +226,38 @@ def test_a_map_of_the_logits_is_undone() -> None:
     made = InverseMap().prepare(traces, few.logprobs(traces, released=True), run, few)
     assert "not all logits" in str(made.notes["inverse"])
     assert few.queries == 0
+
+
+def test_a_public_model_stands_in_for_the_leak() -> None:
+    traces, teacher = lesson(60), fresh("llama", spread=0.5)
+    teacher.ref = "public"
+    service = Mapped(teacher, rank=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("azeotrope.attacks.inverse_map.load", {"public": teacher}.__getitem__)
+        made = InverseMap(sibling="public", ridge=1e-9).prepare(
+            traces, service.logprobs(traces, released=True), world(service, 60), service
+        )
+    assert (service.queries, InverseMap(sibling="public").budget.leaked) == (0, 0)
+    assert made.notes["texts"] == 60
+    assert float(made.notes["kl_after"]) < 1e-4  # type: ignore[arg-type]
+
+
+def test_own_texts_are_followed_as_mended() -> None:
+    """The loss along the student's own text reads recovered logits, not those that the service shows."""
+    traces, teacher = lesson(60), fresh("llama", spread=0.5)
+    service = Mapped(teacher, rank=5)
+    attack = InverseMap(pairs=40, ridge=1e-9, on_policy=0.5, sft=QUICK)
+    run = world(service, 60)
+    made = attack.prepare(traces, service.logprobs(traces, released=True), run, service)
+    guide = attack.follow(fresh("llama", seed=4), Source(attack, made, run, service, 0))
+    own = guide.renew(fresh("llama", seed=4), 0)
+    assert own
+    for text, seen in own.values():
+        (clean,) = Shown(teacher).logprobs([text])
+        (raw,) = service.logprobs([text])
+        assert seen is not None
+        gaps = [float(divergences.forward_kl(clean.known_TK, e.known_TK).mean()) for e in (seen, raw)]
+        assert gaps[0] < 0.1 * gaps[1]
 
 
 def test_a_public_model_needs_the_same_vocabulary() -> None:

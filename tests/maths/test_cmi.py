@@ -127,3 +127,18 @@ def test_the_power_transform_is_a_temperature() -> None:
     )
     assert hard.cmi == 0.0
     assert math.isfinite(hard.separation)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+    logits, labels = torch.randn(60, 13), torch.arange(60) % 3
+    logits[7, 4] = value
+    for estimate in (cmi.information, cmi.entropy_form):
+        with pytest.raises(ConfigError, match="a CMI estimate are not finite"):
+            estimate(logits, labels, least=5)
+    logits[7] = float("-inf")
+    with pytest.raises(ConfigError, match="not finite"):
+        cmi.information(logits, labels, least=5)
+    logits[7] = 0.0
+    logits[7, 4] = float("-inf")
+    assert cmi.information(logits, labels, least=5).cmi > 0.0, "a token that is ruled out is none"

@@ -26,7 +26,7 @@ Arm = Mapping[str, Any]
 def write_tables(
     folder: Path, tasks: Sequence[str], arms: Sequence[Arm], cells: Sequence[tuple[str, str]]
 ) -> None:
-    """Write the five tables. `arms` have a label, a share of the full strength and drops at full strength."""
+    """Write the six tables. `arms` have a label, a share of the full strength and drops at full strength."""
     known = [*arms, {"arm": LONG, "share": 0.8, "accuracy": 0.03, "validity": 0.25, "defense": "both"}]
     kept = [arm for arm in known if arm["arm"] != LACKING]
     tables = {
@@ -34,6 +34,7 @@ def write_tables(
         "utility": _utility(Random(2), tasks, [arm for arm in kept if arm["defense"] != "none"]),
         "governance": _governance(Random(3), tasks, kept, cells),
         "matrix": _matrix(Random(4), [*tasks, FAR_TASK], cells),
+        "edits": _edits(tasks),
         "detectability": _detectability(Random(5), tasks, [arm for arm in kept if arm["defense"] != "none"]),
     }
     for name, rows in tables.items():
@@ -156,3 +157,24 @@ def _classified(rng: Random, where: Mapping[str, str], share: float) -> Iterator
                 **where, "measure": measure, "unit": unit, "value": figure, **bounds, "n": n, "n_problems": 600,
                 "note": few if figure is None else "",
             }  # fmt: skip
+
+
+def _edits(tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """ADS with one edit in two draws, and one without information about its CMI."""
+    for task in tasks:
+        for draw in (0, 1):
+            yield _edit(task, "ads lam=0.3", draw, -0.3 - 0.1 * draw)
+        yield {**_edit(task, "temperature delta=1", 0, 0.25), **dict.fromkeys(BOUNDED)}
+
+
+BOUNDED = ("cmi_before", "cmi_after", "cmi_change", "cmi_change_se")
+
+
+def _edit(task: str, arm: str, draw: int, held_out: float) -> dict[str, Any]:
+    return {
+        "task": task, "arm": arm, "defense": arm.split()[0], "draw": draw, "edit": 0, "measure": "cosine",
+        "first": 1.0, "held_out": held_out, "cmi_before": 0.11, "cmi_after": 0.09, "cmi_change": -0.02,
+        "cmi_change_se": 0.004, "agreement": 0.95, "kl": 0.07, "clean_accuracy": 0.99, "accuracy": 0.98,
+        "kept": True, "chosen_step": 96, "steps": 240, "n": 7000,
+        "curve": [1.0 - (1.0 - held_out) * i / 9 for i in range(10)],
+    }  # fmt: skip

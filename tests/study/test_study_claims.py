@@ -226,6 +226,10 @@ def test_restored_by_some_attack(value: float, said: str) -> None:
     (verdict,), findings = decide(found, {"one": (plan, {"facts": data})})
     assert verdict.verdict == said
     assert len(findings) == 2
+    share = round(100 * (value - 0.6) / 0.3)
+    assert (
+        f"the most is restored by sft(epochs=5): {share} % [{share}, {share}] of a loss of 30.0" in verdict.reason
+    )
 
 
 def three_attacks(test: dict[str, Any], values: dict[str, float]) -> tuple[str, list[str], list[float]]:

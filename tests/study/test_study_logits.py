@@ -161,3 +161,31 @@ def test_surfaces_of_a_spec_act_in_the_service() -> None:
     assert torch.allclose(leaked[0].known_TK, full.logprobs(traces, released=True)[0].known_TK, atol=1e-5)
     with pytest.raises(ConfigError, match="text only"):
         service(Access.TEXT).leak_logprobs(traces)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"defenses": [{"kind": "cmi", "proxy": "embedded/student-othertok-0"}]}, "choose a proxy that shares"),
+        ({"defenses": [{"kind": "poe", "proxy": "embedded/student-othertok-0"}]}, "choose a proxy that shares"),
+        ({"defenses": [{"kind": "doge", "more_proxies": ["embedded/student-othertok-0"]}]}, "choose a proxy that"),
+        ({"defenses": [{"kind": "cmi", "rank": 5000}]}, "rank 5000 of a logit map exceeds"),
+        ({"students": [{"family": "embedded/student-othertok", "bases": 1}]}, "use uld, gold or alm"),
+        (
+            {"attacks": [{"kind": "inverse_map", "sibling": "embedded/student-othertok-0"}]},
+            "public model 'embedded/student-othertok-0' has another vocabulary",
+        ),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_before_anything_runs(changes: dict[str, Any], sentence: str) -> None:
+    raw: dict[str, Any] = {
+        "name": "wrong",
+        "teacher": "embedded/teacher",
+        "tasks": [{"kind": "lookup"}],
+        "release": {"n": 8, "access": "full_logits"},
+        "attacks": [{"kind": "fkl"}],
+        "students": [{"family": "embedded/student-llama", "bases": 1}],
+    }
+    with pytest.raises(ConfigError, match=sentence):
+        make_plan(parse_study({**raw, **changes}), default_stages())
+    assert make_plan(parse_study(raw), default_stages()).steps

@@ -11,6 +11,8 @@ from rich.console import Console
 from study_fakes import CLASSES, FakeSFT, FakeStages, study
 
 from azeotrope.core.budget import Budget
+from azeotrope.core.errors import ConfigError
+from azeotrope.study.arms import expand
 from azeotrope.study.recovery import SCHEMA, compare
 from azeotrope.study.run import run
 
@@ -79,6 +81,21 @@ def test_the_table_compares_each_attack_with_the_passive_one(
     assert one["n_seeds"] > 1
     assert (one["queries"], one["leaked"], one["extra_seconds"]) == (0, 2, 0.0), "as much as the passive one"
     assert one["seconds"] > 0
+
+
+def test_recovery_counts_from_the_attack_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLASSES["attacks"], "other", FakeOther)
+    from study_fakes import fake_load
+
+    from azeotrope.core import plugins
+
+    monkeypatch.setattr(plugins, "load", fake_load)
+    settings = {"replicates": 200, "unit": "pair"}
+    named = study(attacks=[{"kind": "sft"}, {"kind": "other"}], analysis={**settings, "passive": "other"})
+    folder = run(named, runs=tmp_path, stages=FakeStages(), workers=0, console=Console(quiet=True))
+    assert set(pl.read_parquet(folder / "recovery.parquet")["attack"]) == {"sft"}
+    with pytest.raises(ConfigError, match=r"'analysis\.passive': no attack 'othre'\. Did you mean 'other'"):
+        expand(study(attacks=[{"kind": "sft"}, {"kind": "other"}], analysis={**settings, "passive": "othre"}))
 
 
 def test_without_a_passive_attack_the_table_is_empty(folder_without_passive: Path) -> None:

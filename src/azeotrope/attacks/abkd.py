@@ -22,8 +22,8 @@ class ABKD(Distillation):
     summary: ClassVar[str] = "distil logits by an α-β divergence"
     paper: ClassVar[Paper | None] = Paper(id="2505.04560", title="ABKD", equations=("D_AB",))
 
-    a: float = Field(default=0.1, description="exponent of the teacher's probabilities")
-    b: float = Field(default=0.8, description="exponent of the student's")
+    a: float = Field(default=0.1, ge=0, le=2, description="exponent of the teacher's probabilities")
+    b: float = Field(default=0.8, ge=0, le=2, description="exponent of the student's")
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """See `Distillation.divergence`."""

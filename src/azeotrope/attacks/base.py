@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
@@ -116,6 +116,8 @@ class Outcome:
 
 class StudentAttack(Attack):
     """An attack that trains students. It reads the release only through `Release.view(needs)`."""
+
+    shares_vocabulary: ClassVar[bool] = False  # whether its students must number their tokens as the teacher does
 
     @property
     def hired(self) -> tuple[str, int] | None:

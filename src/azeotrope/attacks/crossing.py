@@ -44,6 +44,7 @@ class AcrossTokenizers(Distilling):
     at which they end.
     """
 
+    softens: ClassVar[bool] = False
     cut: ClassVar[Cutting] = staticmethod(shared_spans)
 
     @abstractmethod

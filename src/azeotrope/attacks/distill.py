@@ -31,6 +31,7 @@ class Distillation(Distilling):
     See `Distilling` for the rest of the loss and for the student's own texts.
     """
 
+    shares_vocabulary: ClassVar[bool] = True
     may_ignore: ClassVar[bool] = False  # whether missing mass may be left out of D
 
     missing: Missing = Field(default="rest", description="where not all are shown")
@@ -48,14 +49,15 @@ class Distillation(Distilling):
     def pair(self, logits_NV: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Log-probabilities at τ, teacher's and student's, over the same tokens.
 
-        What is not shown is treated by `missing`, at τ ≠ 1 by renormalizing: the rest is not known there.
+        What is not shown is treated by `missing`, at τ ≠ 1 by renormalizing: the rest is not known there. Whole
+        distributions are normalized: rounded ones do not sum to 1.
         """
         logq_NV = torch.log_softmax(logits_NV / self.temperature, -1)
         logp = target.known_NK / self.temperature
         if target.ids_NK is not None:
             missing = self.missing if self.temperature == 1.0 else "renormalize"
             return truncated.pair(logp, target.ids_NK, logq_NV, missing)
-        return logp if self.temperature == 1.0 else torch.log_softmax(logp, -1), logq_NV
+        return torch.log_softmax(logp, -1), logq_NV
 
     def check(self, lm: LM, service: Service) -> None:
         """Raise ConfigError unless the student numbers its tokens as the teacher does."""

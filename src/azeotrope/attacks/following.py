@@ -6,12 +6,12 @@ Shapes: N labeled tokens, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -42,12 +42,19 @@ class Distilling(StudentAttack):
     """
 
     needs: ClassVar[Access] = Access.FULL_LOGITS
+    softens: ClassVar[bool] = True  # whether D is defined at temperatures other than 1
 
     sft: SFT = Field(default=SFT(), description="how the student is trained")
     alpha: float = Field(default=0.5, ge=0, le=1, description="α, the divergence's share of the loss")
     temperature: float = Field(default=1.0, gt=0, description="τ of both distributions")
     on_policy: float = Field(default=0.0, ge=0, le=1, description="share of texts that the student writes itself")
     warmup: int = Field(default=0, ge=0, description="epochs on the teacher's text alone, before its own")
+
+    @model_validator(mode="after")
+    def _temperature_has_a_meaning(self) -> Self:
+        if self.temperature != 1.0 and not self.softens:
+            raise ValueError(f"'{self.kind}' compares log-probabilities as they are; leave temperature at 1")
+        return self
 
     @property
     def budget(self) -> Budget:
@@ -62,7 +69,7 @@ class Distilling(StudentAttack):
     ) -> Material:
         """What one student is trained on, from the release and what is shown along it; `run.seed` is its own.
 
-        A subclass may buy more or mend what is shown.
+        A subclass may buy more or mend what is shown, also along texts that the student is yet to write.
         """
         return Material(traces, shown)
 
@@ -83,7 +90,7 @@ class Distilling(StudentAttack):
         for index, lm in enumerate(bases):
             own = replace(run, seed=derive(run.seed, "prepare", index))
             material = self.prepare(released, shown, own, service)
-            guide = self.follow(lm, Source(self, material.shown, material.traces, run, service, index))
+            guide = self.follow(lm, Source(self, material, run, service, index))
             self.sft.teach(lm, material.traces, run, index, outcome, guide=guide)
             outcome.own_tokens += guide.own_tokens
             taught = sum(bool(trace.text) for trace in material.traces)
@@ -94,11 +101,12 @@ class Distilling(StudentAttack):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Texts to train on, what is shown along each, and notes for the record."""
+    """Texts to train on, what is shown along each, and notes for the record; `mend` changes what is shown then."""
 
     traces: Sequence[Trace]
     shown: Sequence[Exposure]
     notes: dict[str, object] = field(default_factory=dict)
+    mend: Callable[[Sequence[Exposure]], Sequence[Exposure]] = lambda shown: shown
 
 
 class Source:
@@ -107,14 +115,13 @@ class Source:
     def __init__(
         self,
         attack: Distilling,
-        targets: Sequence[Exposure],
-        traces: Sequence[Trace],
+        material: Material,
         run: AttackRun,
         service: Service,
         index: int,
     ) -> None:
-        self.attack, self.targets, self.traces, self.run, self.service = attack, targets, traces, run, service
-        self.index = index
+        self.attack, self.run, self.service, self.index = attack, run, service, index
+        self.targets, self.traces, self.mend = material.shown, material.traces, material.mend
 
     @property
     def texts(self) -> list[int]:
@@ -164,7 +171,7 @@ class Following(Guide):
         problems: list[Problem] = [source.run.problems[kept[i]] for i in chosen]
         texts = generate(lm, problems, task, Sampling(temperature=1.0), seed=seed)
         self.own_tokens += sum(text.n_tokens for text in texts)
-        shown = source.service.logprobs(texts, access=attack.needs)
+        shown = source.mend(source.service.logprobs(texts, access=attack.needs))
         found = {i: (text, seen) for i, text, seen in zip(chosen, texts, shown, strict=True) if seen.tokens}
         self.adopt(lm, found)
         return {i: (text, seen if self.targets else None) for i, (text, seen) in found.items()}

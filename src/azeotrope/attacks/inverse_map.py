@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,7 +21,8 @@ from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.types import Paper, Trace
-from azeotrope.maths import divergences, lowrank
+from azeotrope.maths import divergences, unmapping
+from azeotrope.maths.unmapping import Unmapping
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM, load
@@ -34,8 +35,10 @@ class InverseMap(Distillation):
     Aimed at arXiv 2602.03396, whose map E + AB is generically invertible. Known logits are the *undefended* ones
     along `pairs` texts of the release, recorded before the defense was there (a leak); or, with `sibling`, those
     of a public model of the same vocabulary along all texts, which need not be the teacher's. The fit is of
-    centered logits, drawn to the identity by `ridge`. Where fewer than all logits are shown there is nothing to
-    invert: then it distils what there is.
+    centered logits, drawn to the identity by `ridge`. Against a defense that serves each request through one of
+    several maps, `maps` says how many the thief looks for: he tells them apart by what they add, and undoes a text
+    by the map that leads back to where logits of this model can be (`maths/unmapping.py`). Where fewer than all
+    logits are shown there is nothing to invert: then it distils what there is.
     """
 
     kind: ClassVar[str] = "inverse_map"
@@ -48,6 +51,7 @@ class InverseMap(Distillation):
 
     pairs: int = Field(default=64, ge=1, description="texts along which undefended logits are known")
     ridge: float = Field(default=1e-3, gt=0, description="pull towards the identity, in squared nats")
+    maps: int = Field(default=1, ge=1, description="maps among which requests are dealt, as the thief believes")
     sibling: str | None = Field(default=None, description="a public model in place of the leak")
 
     @property
@@ -62,22 +66,32 @@ class InverseMap(Distillation):
     def prepare(
         self, traces: Sequence[Trace], shown: Sequence[Exposure], run: AttackRun, service: Service
     ) -> Material:
-        """See `Distilling.prepare`."""
+        """See `Distilling.prepare`. Raises ConfigError if there are fewer texts than maps."""
         if not shown or min(one.access for one in shown) is not Access.FULL_LOGITS:
             return Material(traces, shown, {"inverse": "not tried: not all logits are shown"})
         chosen = range(len(traces) if self.sibling else min(self.pairs, len(traces)))
         known = self._known([traces[i] for i in chosen], service)
-        seen_NV, known_NV = torch.cat([shown[i].known_TK for i in chosen]), torch.cat(known)
-        map_VV = lowrank.fit_map(seen_NV, known_NV, self.ridge)
-        recovered = [replace(one, known_TK=_apply(map_VV, one.known_TK)) for one in shown]
-        notes: dict[str, object] = {"pairs": len(seen_NV)}
-        for name, logits_NV in (
-            ("before", seen_NV),
-            ("after", torch.cat([recovered[i].known_TK for i in chosen])),
-        ):
-            logs = torch.log_softmax(known_NV.double(), -1), torch.log_softmax(logits_NV.double(), -1)
-            notes[f"kl_{name}"] = float(divergences.forward_kl(*logs).mean())
-        return Material(traces, recovered, notes)
+        seen = [shown[i].known_TK for i in chosen]
+        found = unmapping.learn(seen, known, self.ridge, self.maps)
+
+        def mend(exposures: Sequence[Exposure]) -> list[Exposure]:
+            return [replace(one, known_TK=_undone(found, one.known_TK)) for one in exposures]
+
+        notes = {"pairs": sum(map(len, known)), "texts": len(known), **self._quality(seen, known)}
+        notes["owners"] = [found.owners.count(k) for k in range(self.maps)]
+        return Material(traces, mend(shown), notes, mend)
+
+    def _quality(self, seen: Sequence[Tensor], known: Sequence[Tensor]) -> dict[str, Any]:
+        """Mean KL to the known distributions on a quarter of the texts, before and after a fit to the others."""
+        held = max(1, len(seen) // 4)
+        if len(seen) - held < self.maps:
+            return {}
+        found = unmapping.learn(seen[held:], known[held:], self.ridge, self.maps)
+        told = {}
+        for name, guesses in (("before", seen[:held]), ("after", [found.undo(z) for z in seen[:held]])):
+            logs = (torch.log_softmax(torch.cat(list(z)).double(), -1) for z in (known[:held], guesses))
+            told[f"kl_{name}"] = float(divergences.forward_kl(*logs).mean())
+        return told
 
     def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor]:
         if self.sibling is None:
@@ -95,6 +109,5 @@ def _along(lm: LM, traces: Sequence[Trace]) -> list[Tensor]:
     return replay(lm, list(zip(prompts, completions(lm, traces), strict=True)), Sampling(temperature=1.0))
 
 
-def _apply(map_VV: Tensor, known_TV: Tensor) -> Tensor:
-    centered_TV = known_TV.double() - known_TV.double().mean(-1, keepdim=True)
-    return torch.log_softmax(centered_TV @ map_VV.T, -1).to(known_TV)
+def _undone(found: Unmapping, known_TV: Tensor) -> Tensor:
+    return torch.log_softmax(found.undo(known_TV), -1).to(known_TV)

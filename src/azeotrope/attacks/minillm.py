@@ -35,6 +35,8 @@ class MiniLLM(Distillation):
     summary: ClassVar[str] = "distil logits by policy gradients of the reverse KL on own text"
     paper: ClassVar[Paper | None] = Paper(id="2306.08543", title="MiniLLM", equations=("2", "3", "5", "7"))
 
+    softens: ClassVar[bool] = False
+
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")
     warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     discount: float = Field(default=1.0, gt=0, le=1, description="γ of later rewards")

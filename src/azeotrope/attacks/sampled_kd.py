@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
@@ -29,8 +29,15 @@ class SampledKD(Distillation):
     summary: ClassVar[str] = "distil the log-probability of the words said"
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
+    softens: ClassVar[bool] = False
 
     cap: float = Field(default=3.0, gt=0, description="nats, the most by which the student may exceed the teacher")
+
+    @model_validator(mode="after")
+    def _nothing_is_missing(self) -> Self:
+        if self.missing != "rest":
+            raise ValueError("sampled_kd reads one token at a time and takes no `missing`; leave it out")
+        return self
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """What is estimated; see `Distillation.divergence`."""

@@ -36,8 +36,8 @@ class CMI(TrainedHead):
     recorded. Merged, the decoder runs another LM head of the same size; `serve: unmerged` adds O(V·r) a token.
 
     With `maps` above 1 (not in the paper), that many maps are trained from different seeds and each request is
-    served through one of them, chosen by the request's seed: one inverse does not undo all. A thief who can tell
-    the maps apart inverts each of them, and one request shows one map from end to end.
+    served through one of them, chosen by the request's seed. That helps little: a thief who can tell the maps
+    apart inverts each (`inverse_map` with `maps`), and while D + maps·r < V one linear map undoes all of them.
     """
 
     kind: ClassVar[str] = "cmi"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from azeotrope.core.errors import ConfigError
+from azeotrope.maths.checks import require_logits
 
 MIN_COUNT = 20
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -50,8 +51,10 @@ def information(
 ) -> Information:
     """Estimate from logits and labels, using classes with at least `least` samples.
 
-    Raises ConfigError for a temperature that is not positive, `least` below 2, or if no class is large enough.
+    Raises ConfigError for a temperature that is not positive, `least` below 2, logits that are not finite, or if
+    no class is large enough.
     """
+    require_logits(logits_NV, "a CMI estimate")
     if not temperature > 0.0:
         raise ConfigError(f"The temperature of a CMI estimate must be positive, not {temperature}.")
     if least < 2:
@@ -116,7 +119,11 @@ def places(labels_N: Tensor, classes_C: Tensor) -> Tensor:
 def entropy_form(
     logits_NV: Tensor, labels_N: Tensor, *, temperature: float = 1.0, least: int = MIN_COUNT
 ) -> float:
-    """The same plug-in as Σ_y P(y) [H(Q^y) − E H(P_x)]; one pass over the outputs, no divergence per sample."""
+    """The same plug-in as Σ_y P(y) [H(Q^y) − E H(P_x)]; one pass over the outputs, no divergence per sample.
+
+    Raises ConfigError for logits that are not finite, or if no class is large enough.
+    """
+    require_logits(logits_NV, "a CMI estimate")
     total, n = 0.0, 0
     for index in classes(labels_N, least):
         logs_nV = torch.log_softmax(logits_NV[index].double() / temperature, -1)

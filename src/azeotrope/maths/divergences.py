@@ -79,8 +79,11 @@ def alpha_beta(logp: Tensor, logq: Tensor, alpha: float, beta: float) -> Tensor:
 
     D = −1/(αβ) Σ [p^α q^β − α/(α+β) p^(α+β) − β/(α+β) q^(α+β)]. A parameter (or α + β) nearer to 0 than
     `LIMIT` is taken as 0. The limits are those of the formula; a released implementation has 1/β and 1/α
-    where 1/β² and 1/α² belong, which makes the loss jump at the axes.
+    where 1/β² and 1/α² belong, which makes the loss jump at the axes. A token that both sides rule out adds
+    nothing.
     """
+    neither = logp.isneginf() & logq.isneginf()
+    logp, logq = (x.masked_fill(neither, 0.0) for x in (logp, logq))
     if abs(alpha) < LIMIT and abs(beta) < LIMIT:
         return 0.5 * (logp - logq).square().sum(-1)
     if abs(alpha) < LIMIT:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.types import Trace
+from azeotrope.maths.checks import require_logits
 from azeotrope.models.gradients import head_inputs, token_batches
 from azeotrope.models.lm import LM, check_pair
 from azeotrope.models.reasoning import reasoning_masks
@@ -63,7 +64,7 @@ class Corpus:
 def read(teacher: LM, others: Sequence[LM], traces: Sequence[Trace], dtype: torch.dtype = torch.float32) -> Corpus:
     """Run all models over the traces; tables are kept in `dtype`.
 
-    Raises ConfigError unless the models share a vocabulary and there are at least 4 traces.
+    Raises ConfigError unless the models share a vocabulary, there are at least 4 traces, and logits are finite.
     """
     for other in others:
         check_pair(teacher, other)
@@ -83,6 +84,8 @@ def read(teacher: LM, others: Sequence[LM], traces: Sequence[Trace], dtype: torc
             slices.append(slice(start, start + len(labels_N)))
             start += len(labels_N)
     views = [View(*(torch.cat(column) for column in zip(*part, strict=True))) for part in parts]
+    for lm, view in zip(models, views, strict=True):
+        require_logits(view.logits_NV, f"'{lm.ref}' along the teacher's traces")
     masks = reasoning_masks(teacher, traces)
     return Corpus(
         traces=tuple(traces),

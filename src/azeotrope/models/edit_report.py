@@ -16,6 +16,8 @@ from azeotrope.maths import cmi, divergences
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.head_edit import HeadEdit
 
+GROUPS = 10  # of traces, for standard errors
+
 
 def edited(corpus: Corpus, rows_N: Tensor, edit: HeadEdit) -> Tensor:
     """The teacher's logits under a finished edit. [N, V]."""
@@ -26,6 +28,7 @@ def edited(corpus: Corpus, rows_N: Tensor, edit: HeadEdit) -> Tensor:
 def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Sequence[float] = ()) -> dict[str, Any]:
     """Agreement, KL (nats) and CMI at temperature 1; with `temperatures` also the CMI at each of them.
 
+    `cmi_change_se` is the standard error of CMI after minus before, by a delete-a-group jackknife over traces.
     Information is left out where no class has enough tokens.
     """
     before_NV, after_NV = corpus.teacher.logits_NV[rows_N], edited(corpus, rows_N, edit)
@@ -44,6 +47,8 @@ def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Seque
     for name, found in zip(("before", "after"), pair, strict=True):
         report[f"cmi_{name}"], report[f"cmi_loo_{name}"] = found.cmi, found.cmi_loo
         report["cmi_covered"] = found.covered
+    report["cmi_change"] = pair[1].cmi - pair[0].cmi
+    report["cmi_change_se"] = _jackknife(corpus, rows_N, before_NV, after_NV)
     if temperatures:
         report["cmi_sweep"] = [
             {
@@ -54,3 +59,26 @@ def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Seque
             for t in temperatures
         ]
     return report
+
+
+def _jackknife(corpus: Corpus, rows_N: Tensor, before_NV: Tensor, after_NV: Tensor) -> float | None:
+    """The standard error of the change in CMI: whole traces are left out, a tenth of them at a time.
+
+    None if without some of them no class is large enough.
+    """
+    owner_N = torch.bucketize(rows_N, torch.tensor([part.stop for part in corpus.slices]), right=True)
+    _, place_N = torch.unique(owner_N, return_inverse=True)
+    groups = min(GROUPS, int(place_N.max()) + 1)
+    if groups < 2:
+        return None
+    found = []
+    for group in range(groups):
+        kept_N = place_N % groups != group
+        labels_N = corpus.labels_N[rows_N][kept_N]
+        try:
+            pair = [cmi.information(z_NV[kept_N], labels_N).cmi for z_NV in (before_NV, after_NV)]
+        except ConfigError:
+            return None
+        found.append(pair[1] - pair[0])
+    changes_G = torch.tensor(found, dtype=torch.float64)
+    return float(((groups - 1) / groups * (changes_G - changes_G.mean()).square().sum()).sqrt())

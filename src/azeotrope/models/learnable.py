@@ -14,7 +14,7 @@ from torch import Tensor
 from azeotrope.core.errors import ConfigError
 from azeotrope.maths import lowrank
 from azeotrope.models.head_edit import HeadEdit, HeadShift, LogitMap
-from azeotrope.models.lm import LM
+from azeotrope.models.lm import LM, Outline
 
 
 class Learnable(ABC):
@@ -72,9 +72,14 @@ def learnable(teacher: LM, rank: int, seed: int, dtype: torch.dtype = torch.floa
     Raises ConfigError for a rank outside 0 to V.
     """
     size, width = teacher.head.weight.shape
-    if not 0 <= rank <= size:
-        raise ConfigError(
-            f"The rank {rank} of a logit map exceeds the vocabulary of '{teacher.ref}', which has {size} tokens; "
-            "lower `rank`."
-        )
+    check_rank(teacher, rank)
     return LearnableMap(size, rank, seed, dtype) if rank else LearnableShift(size, width, dtype)
+
+
+def check_rank(teacher: LM | Outline, rank: int) -> None:
+    """Raise ConfigError for a rank outside 0 to V."""
+    if not 0 <= rank <= teacher.vocab_size:
+        raise ConfigError(
+            f"The rank {rank} of a logit map exceeds the vocabulary of '{teacher.ref}', which has "
+            f"{teacher.vocab_size} tokens; lower `rank`."
+        )

@@ -6,13 +6,14 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -167,15 +168,44 @@ def revision(ref: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_pair(teacher: LM, proxy: LM) -> None:
+def check_pair(teacher: LM | Outline, proxy: LM | Outline, role: str = "proxy") -> None:
     """Raise ConfigError unless both models share one vocabulary (same tokens, same ids)."""
     if teacher.vocab_size != proxy.vocab_size:
         raise ConfigError(
-            f"The proxy '{proxy.ref}' has a vocabulary of {proxy.vocab_size} tokens but the teacher "
-            f"'{teacher.ref}' has {teacher.vocab_size}; choose a proxy that shares the teacher's tokenizer."
+            f"The {role} '{proxy.ref}' has a vocabulary of {proxy.vocab_size} tokens but the teacher "
+            f"'{teacher.ref}' has {teacher.vocab_size}; choose a {role} that shares the teacher's tokenizer."
         )
-    if teacher.tokenizer.get_vocab() != proxy.tokenizer.get_vocab():
+    if _vocabulary(teacher) != _vocabulary(proxy):
         raise ConfigError(
-            f"The proxy '{proxy.ref}' and the teacher '{teacher.ref}' number their tokens differently; "
-            "choose a proxy that shares the teacher's tokenizer."
+            f"The {role} '{proxy.ref}' and the teacher '{teacher.ref}' number their tokens differently; "
+            f"choose a {role} that shares the teacher's tokenizer."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What can be known of a model without loading its weights."""
+
+    ref: str
+    vocab_size: int
+    vocabulary: dict[str, int]
+
+
+@lru_cache(maxsize=64)
+def outline(ref: str) -> Outline | None:
+    """The outline of an embedded model or a local folder; None for what would have to be fetched first.
+
+    Raises ConfigError for an unknown embedded name.
+    """
+    where = Path(resolve(ref))
+    if not (where / "config.json").is_file():
+        return None
+    try:
+        size = AutoConfig.from_pretrained(str(where)).get_text_config().vocab_size
+        return Outline(ref, int(size), load_tokenizer(ref).get_vocab())
+    except (OSError, ValueError, AttributeError, MissingError):
+        return None  # loading it will say what is wrong
+
+
+def _vocabulary(model: LM | Outline) -> dict[str, int]:
+    return model.vocabulary if isinstance(model, Outline) else model.tokenizer.get_vocab()

@@ -26,6 +26,7 @@ class Run:
     losses: pl.DataFrame | None
     costs: pl.DataFrame | None
     gains: pl.DataFrame | None
+    edits: pl.DataFrame | None
     recovery: pl.DataFrame | None
     utility: pl.DataFrame | None
     governance: pl.DataFrame | None
@@ -62,6 +63,7 @@ def load_run(folder: Path) -> Run:
         losses=_frame(folder / "losses.parquet", schemas.LOSSES),
         costs=_frame(folder / "costs.parquet", schemas.COSTS),
         gains=_rows(folder / "gains.parquet", schemas.GAINS),
+        edits=_rows(folder / "edits.parquet", schemas.EDITS),
         recovery=_rows(folder / "recovery.parquet", schemas.RECOVERY),
         utility=_rows(folder / "utility.parquet", schemas.UTILITY),
         governance=_rows(folder / "governance.parquet", schemas.GOVERNANCE),

@@ -29,5 +29,5 @@ function copyButtons() {
 
 theme();
 copyButtons();
-for (const part of [tradeoff, equalTable, utilityView, gainsView, recoveryView, governanceView, matrixView, detectabilityView, tracesView, lossesView, costTable, resultsTable]) part();
+for (const part of [tradeoff, equalTable, utilityView, gainsView, editsView, recoveryView, governanceView, matrixView, detectabilityView, tracesView, lossesView, costTable, resultsTable]) part();
 document.documentElement.dataset.ready = 'yes';

@@ -14,6 +14,7 @@ from azeotrope.report.load import Run
 from azeotrope.report.measures import measure
 from azeotrope.report.verdict import headline_metric
 from azeotrope.report.wording import Row, Told, above, bounds, counts, join, percent, tasks_of, where
+from azeotrope.study.vocabulary import is_control
 
 
 def told(run: Run) -> Sequence[Told]:
@@ -21,7 +22,8 @@ def told(run: Run) -> Sequence[Told]:
     assert run.matrix is not None
     metric = headline_metric(run)
     known = metric in run.matrix["metric"].to_list()
-    rows = where(run.matrix.iter_rows(named=True), metric=metric if known else "student_accuracy")
+    tried = (row for row in run.matrix.iter_rows(named=True) if not is_control(row["attack"]))
+    rows = where(tried, metric=metric if known else "student_accuracy")
     order = tasks_of(run.matrix, run.results)
     protected = dict.fromkeys(row["protected"] for row in rows)
     return [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-Schema = Mapping[str, type[pl.DataType]]
+Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 
 RESULTS = {
     "task": pl.String, "arm": pl.String, "defense": pl.String, "params": pl.String, "strength": pl.Float64,
@@ -44,6 +44,13 @@ GAINS = {
     "worst": pl.Boolean, "worst_low": pl.Float64, "worst_high": pl.Float64, "teacher_accuracy": pl.Float64,
     "teacher_drop": pl.Float64, "teacher_drop_low": pl.Float64, "teacher_drop_high": pl.Float64,
     "n": pl.Int64, "n_seeds": pl.Int64, "status": pl.String,
+}  # fmt: skip
+EDITS: Schema = {
+    "task": pl.String, "arm": pl.String, "defense": pl.String, "draw": pl.Int64, "edit": pl.Int64,
+    "measure": pl.String, "first": pl.Float64, "held_out": pl.Float64, "cmi_before": pl.Float64,
+    "cmi_after": pl.Float64, "cmi_change": pl.Float64, "cmi_change_se": pl.Float64, "agreement": pl.Float64,
+    "kl": pl.Float64, "clean_accuracy": pl.Float64, "accuracy": pl.Float64, "kept": pl.Boolean,
+    "chosen_step": pl.Int64, "steps": pl.Int64, "n": pl.Int64, "curve": pl.List(pl.Float64),
 }  # fmt: skip
 UTILITY = {
     "task": pl.String, "arm": pl.String, "utility": pl.String, "clean": pl.Float64, "value": pl.Float64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from azeotrope.report import detectability, gains, governance, matrix, schemas, utility
+from azeotrope.report import detectability, edits, gains, governance, matrix, schemas, utility
 from azeotrope.report.load import Run
 from azeotrope.report.schemas import Schema
 from azeotrope.report.wording import Told
@@ -55,6 +55,20 @@ SECTIONS = (
             ),
         ),
         tell=gains.told,
+    ),
+    Section(
+        name="edits",
+        link="Edits",
+        schema=schemas.EDITS,
+        measures="measure",
+        terms=(
+            (
+                "CMI",
+                "Conditional mutual information: how much the teacher's distributions say about the text so far "
+                "beyond the next word, in nats. It measures what log-probabilities could teach, not what they do.",
+            ),
+        ),
+        tell=edits.told,
     ),
     Section(
         name="recovery",

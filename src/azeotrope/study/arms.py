@@ -31,7 +31,7 @@ from azeotrope.core.methods import (
 )
 from azeotrope.core.seeds import fingerprint
 from azeotrope.study.config import Study
-from azeotrope.study.vocabulary import UNDEFENDED
+from azeotrope.study.vocabulary import PASSIVE, UNDEFENDED
 
 Json = dict[str, Any]
 
@@ -114,6 +114,10 @@ def expand(study: Study) -> Expansion:
     labels = [attack.label for attack in attacks]
     if wanted is not None and wanted not in labels:
         raise ConfigError(f"'analysis.headline.attack': no attack '{wanted}'.{nearest(wanted, labels)}")
+    passive = study.analysis.passive
+    known = [*labels, *(str(attack.settings["kind"]) for attack in attacks)]
+    if passive != PASSIVE and passive not in known:
+        raise ConfigError(f"'analysis.passive': no attack '{passive}'.{nearest(passive, known)}")
     families = [student.family for student in study.students]
     _no_repeats("students", [(family, family) for family in families])
     return Expansion(

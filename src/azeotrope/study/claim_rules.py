@@ -244,11 +244,19 @@ def _restored(rule: Restored, scene: Scene) -> Ground:
             values[attack, per_unit] = gain - rule.share * (clean - passive)
         values["", per_unit] = clean - passive
     if not stats.from_replicates(values["", False], n=0, n_seeds=0).low > 0:
-        loss = 100 * float(values["", False][0])
-        told = f"lost {loss:.1f} points, which may be chance" if loss > 0 else f"gained {-loss:.1f} points"
+        lost = 100 * float(values["", False][0])
+        told = f"lost {lost:.1f} points, which may be chance" if lost > 0 else f"gained {-lost:.1f} points"
         return Ground([Effect("loss", problem=f"nothing to restore: the passive student {told}")])
     names = sorted({attack for attack, _ in values if attack})
-    return Ground([Effect(a, values[a, False], values[a, True], margin=0.0) for a in names], every=False)
+    best = max(names, key=lambda attack: float(values[attack, False][0]))
+    loss = values["", False]
+    share = stats.from_replicates(share_of(values[best, False] + rule.share * loss, loss), n=0, n_seeds=0)
+    said = (
+        f"the most is restored by {best}: {100 * share.difference:.0f} % "
+        f"[{100 * share.low:.0f}, {100 * share.high:.0f}] of a loss of {100 * float(loss[0]):.1f} points"
+    )
+    effects = [Effect(a, values[a, False], values[a, True], margin=0.0) for a in names]
+    return Ground(effects, every=False, conditions=[(said, True)])
 
 
 def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:

@@ -14,6 +14,7 @@ from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.core.methods import Settings, explain
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import fingerprint
+from azeotrope.study.vocabulary import PASSIVE
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -69,6 +70,7 @@ class Analysis(Settings):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     unit: Literal["pair", "base", "draw"] = Field("base", description="what is independent: see resampling.py")
     headline: Headline = Headline()
+    passive: str = Field(PASSIVE, description="the attack from which recovery counts: its label, or its kind")
 
 
 class Study(Settings):

@@ -16,7 +16,7 @@ from azeotrope.study.resampling import units, weights_for
 from azeotrope.study.specs import ATTACK
 from azeotrope.study.store import Store, read_json
 from azeotrope.study.tables import Students, TaskData
-from azeotrope.study.vocabulary import LEAKAGES, PASSIVE, UNDEFENDED
+from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED
 
 SCHEMA = {
     "task": pl.String,
@@ -51,12 +51,12 @@ PRICES = ("queries", "query_tokens", "own_tokens", "tokens", "seconds")
 def recovery_table(plan: Plan, tasks: Mapping[str, TaskData], store: Store) -> pl.DataFrame:
     """One row per task, student family, defended arm, adaptive attack and leakage measure.
 
-    recovery = (attack − passive) / (clean − passive), paired over students and problems: 0 is what the
-    passive thief gets on the defended release, 1 what he gets on the undefended one. `gain` is the
-    numerator with its interval. Where the passive thief's loss is not distinguishable from 0 there is
-    nothing to recover: the status says so and recovery is null. Costs are means per student and draw beyond
-    the release itself: `queries` asked of the teacher and `leaked` undefended traces (`query_tokens` counts the
-    tokens of both), and `seconds` with the measuring of the student, which takes as long after every attack:
+    recovery = (attack − passive) / (clean − passive), paired over students and problems: 0 is what the passive
+    thief gets on the defended release, 1 what he gets on the undefended one; `analysis.passive` says which attack
+    is his. `gain` is the numerator with its interval. Where the passive thief's loss is not distinguishable from
+    0 there is nothing to recover: the status says so and recovery is null. Costs are means per student and draw
+    beyond the release itself: `queries` asked of the teacher and `leaked` undefended traces (`query_tokens` counts
+    the tokens of both), and `seconds` with the measuring of the student, which takes as long after every attack:
     `extra_seconds` are those beyond the passive attack's. Empty without a passive attack in the study.
     """
     rows = [row for task, data in tasks.items() for row in _rows(plan, task, data, store)]
@@ -66,7 +66,7 @@ def recovery_table(plan: Plan, tasks: Mapping[str, TaskData], store: Store) -> p
 def _rows(plan: Plan, task: str, data: TaskData, store: Store) -> Iterator[dict[str, object]]:
     study = plan.study
     attacks = plan.expansion.attacks
-    passive = next((a.label for a in attacks if a.settings["kind"] == PASSIVE), None)
+    passive = passive_of(plan)
     arms = [arm.label for arm in plan.expansion.arms if arm.label != UNDEFENDED]
     if passive is None:
         return
@@ -99,6 +99,13 @@ def _rows(plan: Plan, task: str, data: TaskData, store: Store) -> Iterator[dict[
                         "n_seeds": n_seeds,
                         **_price(plan, store, (task, arm, student), attack, passive),
                     }
+
+
+def passive_of(plan: Plan) -> str | None:
+    """The label of the attack from which recovery counts; None if the study has none."""
+    wanted, attacks = plan.study.analysis.passive, plan.expansion.attacks
+    named = [attack.label for attack in attacks if attack.label == wanted]
+    return next(iter(named or [attack.label for attack in attacks if attack.settings["kind"] == wanted]), None)
 
 
 def _values(cell: Students, metric: str) -> Floats | None:

@@ -14,6 +14,7 @@ from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError
 from azeotrope.study import aggregate
 from azeotrope.study.config import Study, dump_study, load_study
 from azeotrope.study.detectability import detectability_table
+from azeotrope.study.edits import edits_table
 from azeotrope.study.equal_cost import equal_cost_table
 from azeotrope.study.executor import execute
 from azeotrope.study.forecast import Forecast, duration, forecast, stage_rate
@@ -153,6 +154,7 @@ def write_tables(
         "costs": aggregate.costs_table(plan, store),
         "recovery": recovery_table(plan, tasks, store),
         "gains": gains_table(plan, tasks),
+        "edits": edits_table(plan, store),
         "utility": utility_table(plan, tasks),
         "governance": governance_table(plan, tasks),
         "matrix": matrix_table(plan, tasks),

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from azeotrope.attacks.base import AttackRun
+from azeotrope.core import plugins
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
@@ -19,7 +20,8 @@ from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import assemble
 from azeotrope.models.endpoint import is_endpoint, parse_ref
-from azeotrope.models.lm import family_members, load, revision
+from azeotrope.models.learnable import check_rank
+from azeotrope.models.lm import check_pair, family_members, load, outline, revision
 from azeotrope.models.scoring import checking
 from azeotrope.models.teacher import Teacher, check_defenses, since
 from azeotrope.study.asking import HOLDOUT_TRACES, questionnaire
@@ -67,6 +69,7 @@ class ModelStages:
         found = {"task": _data_hash(fingerprint(spec.task), _frozen(spec.task))}
         if isinstance(spec, ReleaseSpec):
             check_defenses(spec.teacher, make_defenses(spec.arm))
+            _check_models(spec)
             if not is_endpoint(spec.teacher):  # nobody outside can tell which weights answer
                 found[spec.teacher] = _revision(spec.teacher)
             for settings in spec.arm:
@@ -79,6 +82,8 @@ class ModelStages:
                 found[reader] = _revision(reader)
         else:
             refs = students_of(spec.family, spec.bases)
+            if isinstance(spec, AttackSpec):
+                _check_students(spec, refs)
             found[spec.family] = fingerprint([_revision(ref) for ref in refs])
             sibling = spec.attack.get("sibling") if isinstance(spec, AttackSpec) else None
             if sibling:
@@ -202,6 +207,32 @@ class ModelStages:
         started = time.perf_counter()
         notes = detect(spec, release_dir, clean_dir, out)
         write_json(out / "info.json", {"seconds": time.perf_counter() - started, "tokens": 0, "notes": notes})
+
+
+def _check_models(spec: ReleaseSpec) -> None:
+    """Raise ConfigError for a proxy of another vocabulary or a rank beyond it, where that is known by now."""
+    teacher = None if is_endpoint(spec.teacher) else outline(spec.teacher)
+    for settings in spec.arm if teacher else ():
+        assert teacher is not None
+        needs = "proxy" in settings and settings.get("backend") != "self"
+        for ref in ([settings["proxy"]] if needs else []) + list(settings.get("more_proxies", ())):
+            if proxy := outline(ref):
+                check_pair(teacher, proxy)
+        check_rank(teacher, settings.get("rank", 0))
+
+
+def _check_students(spec: AttackSpec, refs: Sequence[str]) -> None:
+    """Raise ConfigError for students that an attack cannot follow token by token, where that is known by now."""
+    teacher = None if is_endpoint(spec.release.teacher) else outline(spec.release.teacher)
+    if teacher is None or not plugins.load("attacks", spec.attack["kind"]).shares_vocabulary:
+        return
+    for role, names in (("student", refs), ("public model", [spec.attack.get("sibling")])):
+        for other in (outline(ref) for ref in names if ref):
+            if other is not None and other.vocabulary != teacher.vocabulary:
+                raise ConfigError(
+                    f"The attack '{spec.attack['kind']}' compares distributions token by token, but the {role} "
+                    f"'{other.ref}' has another vocabulary than the teacher; use uld, gold or alm, or another one."
+                )
 
 
 def students_of(family: str, bases: int) -> list[str]:

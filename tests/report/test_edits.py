@@ -1,0 +1,36 @@
+"""What the page says of trained edits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+from synthetic_run import TASKS
+
+from azeotrope.report.edits import told
+from azeotrope.report.load import load_run
+from azeotrope.report.sections import shown
+
+
+def test_a_sentence_an_edit(finished_run: Path) -> None:
+    found = told(load_run(finished_run))
+    assert [one.subject for one in found] == list(TASKS)
+    assert found[0].sentence == (
+        "ads lam=0.3: the cosine went from 1.00 to −0.40 … −0.30 on held-out text, with the argmax kept at "
+        "95.0 % of tokens and the teacher's accuracy at 98.0 % (before: 99.0 %); CMI 0.110 → 0.090 nats "
+        "(2 trained). temperature delta=1: the cosine went from 1.00 to 0.25 on held-out text, with the argmax "
+        "kept at 95.0 % of tokens and the teacher's accuracy at 98.0 % (before: 99.0 %)."
+    )
+
+
+def test_one_draw_has_an_interval_of_the_change(finished_run: Path, tmp_path: Path) -> None:
+    run = load_run(finished_run)
+    assert run.edits is not None
+    first = run.edits.filter(pl.col("draw") == 0, pl.col("cmi_before").is_not_null())
+    assert "a change of −0.020 [−0.028, −0.012]." in told(replace(run, edits=first))[0].sentence
+
+
+def test_a_run_without_edits_has_no_section(finished_run: Path) -> None:
+    assert "edits" in [section.name for section in shown(load_run(finished_run))]
+    assert "edits" not in [section.name for section in shown(replace(load_run(finished_run), edits=None))]
