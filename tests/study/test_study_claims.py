@@ -274,6 +274,25 @@ def test_nothing_to_restore_is_inconclusive() -> None:
     assert "nothing to restore" in verdict.reason
 
 
+def test_the_base_that_was_the_surrogate() -> None:
+    """Base k loses .3 under arm k and .1 under the others."""
+    arms = [{"kind": "ads", "lam": 0.1 * (1 + k)} for k in range(BASES)]
+    names = [f"ads(lam={0.1 * (1 + k):g})" for k in range(BASES)]
+    rule = {"rule": "surrogate", "arms": names}
+    found = trial(rule, parts={"one": {"defenses": arms}})
+    plan = plan_of(found)
+    data = data_of(plan, {"none": 0.9, "ads": 0.8}, {"none": {}, "ads": {}})
+    for k, name in enumerate(names):
+        lost = np.where(np.arange(BASES * DRAWS) % BASES == k, 0.6, 0.8)
+        data.students[name, "sft", FAMILY] = Students({"student_accuracy": np.tile(lost[:, None], (1, P))}, {})
+    (verdict,), (finding,) = decide(found, {"one": (plan, {"facts": data})})
+    assert verdict.verdict == SUPPORTED
+    assert finding.value == pytest.approx(0.2)
+    short = trial({**rule, "arms": names[:2]}, parts={"one": {"defenses": arms}})
+    with pytest.raises(ConfigError, match="2 arms for 3 bases"):
+        decide(short, {"one": (plan_of(short), {"facts": data})})
+
+
 def test_capability_against_governance() -> None:
     found = trial({"rule": "asymmetric"})
     plan = plan_of(found)

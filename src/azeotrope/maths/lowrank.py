@@ -55,9 +55,9 @@ def fit_map(from_NV: Tensor, to_NV: Tensor, ridge: float) -> Tensor:
 def inner(first_NV: Tensor, second_NV: Tensor, hidden_ND: Tensor, chunk: int = 512) -> Tensor:
     """⟨Σ u_t h_tᵀ, Σ v_t h_tᵀ⟩ = Σ_st (u_s·v_t)(h_s·h_t), without any [V, D] gradient (the Gram trick).
 
-    Memory is `chunk`·N for the two Gram blocks, N² for what a backward pass keeps of them: it saves memory where
-    N² < V·D, that is, for batches of fewer tokens than the geometric mean of vocabulary and width. The gradient of a cross-entropy in the LM head is Σ u_t h_tᵀ
-    with u the error in the logits and h the head's input, so this is the inner product of two such gradients.
+    Memory is `chunk`·N for the two Gram blocks, and N² for what a backward pass keeps of them: less than [V, D]
+    for batches of fewer tokens than √(V·D). The gradient of a cross-entropy in the LM head is Σ u_t h_tᵀ with u
+    the error in the logits and h the head's input, so this is the inner product of two such gradients.
     """
     total = first_NV.new_zeros(())
     for start in range(0, len(first_NV), chunk):

@@ -24,6 +24,7 @@ from azeotrope.study.claims import (
     EqualCost,
     Grows,
     Restored,
+    Surrogate,
     Weaker,
     Withstands,
 )
@@ -134,6 +135,8 @@ def ground(claim: Claim, scene: Scene) -> Ground:
         return _restored(rule, scene)
     if isinstance(rule, Asymmetric):
         return Ground([_asymmetric(rule, scene)])
+    if isinstance(rule, Surrogate):
+        return Ground([_surrogate(rule, scene)])
     return _withstands(rule, scene)
 
 
@@ -142,8 +145,10 @@ def _equal_cost(rule: EqualCost, scene: Scene, utility: str, drop: float) -> Eff
     one, other = _sweep(scene, rule.defense), _sweep(scene, rule.reference)
     name = f"{one.name} below {other.name} at equal {utility.replace('_', ' ')}"
 
+    attack = _attack(scene, rule.attack)
+
     def leak(arm: str, per_unit: bool) -> Floats:
-        return scene.leak(arm, rule.attack, rule.metric, per_unit)
+        return scene.leak(arm, attack, rule.metric, per_unit)
 
     return _at_cost(scene, (other, one), utility, drop, leak, name)
 
@@ -187,21 +192,22 @@ def _grows(rule: Grows, scene: Scene) -> Ground:
     sweep = _sweep(scene, rule.defense)
     weakest, *_, strong = [arm.label for arm in sorted(sweep.arms, key=lambda arm: arm.strength)]
     answers = {arm: found["teacher_accuracy"] for arm, found in scene.data.teachers.items()}
+    attack = _attack(scene, rule.attack)
     same = all(np.array_equal(answers[arm], answers[UNDEFENDED]) for arm in (weakest, strong))
     return Ground(
         [
-            _difference(scene, rule.attack, rule.metric, weakest, strong, "loss grows with the budget"),
-            _difference(scene, rule.attack, rule.metric, UNDEFENDED, strong, "loss at the largest budget"),
+            _difference(scene, attack, rule.metric, weakest, strong, "loss grows with the budget"),
+            _difference(scene, attack, rule.metric, UNDEFENDED, strong, "loss at the largest budget"),
         ],
         conditions=[("answers are unchanged", same)],
     )
 
 
 def _weaker(rule: Weaker, scene: Scene) -> Ground:
-    arm = _arm(scene, rule.arm).label
+    arm, attack = _arm(scene, rule.arm).label, _attack(scene, rule.attack)
     return Ground(
         [
-            _difference(scene, rule.attack, rule.metric, _arm(scene, other).label, arm, f"below {other}")
+            _difference(scene, attack, rule.metric, _arm(scene, other).label, arm, f"below {other}")
             for other in rule.references
         ]
     )
@@ -233,12 +239,13 @@ def _difference(scene: Scene, attack: str, metric: str, first: str, second: str,
 def _restored(rule: Restored, scene: Scene) -> Ground:
     """Gain minus `share` of the loss, for every attack; any one suffices."""
     arm = _arm(scene, rule.arm).label
-    every = [label for label in _thieves(scene) if label != rule.passive]
+    passive_attack = _attack(scene, rule.passive)
+    every = [label for label in _thieves(scene) if label != passive_attack]
     tried = [_attack(scene, name) for name in rule.attacks] or every
     values = {}
     for per_unit in (False, True):
-        clean = scene.leak(UNDEFENDED, rule.passive, rule.metric, per_unit)
-        passive = scene.leak(arm, rule.passive, rule.metric, per_unit)
+        clean = scene.leak(UNDEFENDED, passive_attack, rule.metric, per_unit)
+        passive = scene.leak(arm, passive_attack, rule.metric, per_unit)
         for attack in tried:
             gain = scene.leak(arm, attack, rule.metric, per_unit) - passive
             values[attack, per_unit] = gain - rule.share * (clean - passive)
@@ -260,16 +267,16 @@ def _restored(rule: Restored, scene: Scene) -> Ground:
 
 
 def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:
-    gaps = []
+    gaps, attack = [], _attack(scene, rule.attack)
     for per_unit in (False, True):
         governance, capability = (
-            _transfer(scene, measure, rule.attack, per_unit) for measure in (rule.measure, CAPABILITY)
+            _transfer(scene, measure, attack, per_unit) for measure in (rule.measure, CAPABILITY)
         )
         gaps.append(capability - governance)
     name = f"capability minus {rule.measure.replace('_', ' ')}, shares transferred"
     if not np.isfinite(gaps[0][0]):
         return Effect(name, problem="nothing to transfer: the teacher does not exceed the undistilled student")
-    items = scene.student_values(UNDEFENDED, rule.attack, rule.measure).shape[1]
+    items = scene.student_values(UNDEFENDED, attack, rule.measure).shape[1]
     return Effect(name, gaps[0], gaps[1][np.isfinite(gaps[1])], items=items)
 
 
@@ -305,6 +312,22 @@ def _withstands(rule: Withstands, scene: Scene) -> Ground:
         f"[{100 * share.low:.0f}, {100 * share.high:.0f}] of the undefended gain"
     )
     return Ground(effects, conditions=[(said, True)])
+
+
+def _surrogate(rule: Surrogate, scene: Scene) -> Effect:
+    """Each student under the other arms, on average, minus under the arm whose surrogate its base was."""
+    bases = scene.student.bases
+    if len(rule.arms) != bases:
+        raise ConfigError(
+            f"There are {len(rule.arms)} arms for {bases} bases; the k-th must have base k's surrogate."
+        )
+    attack = _attack(scene, rule.attack)
+    values = np.stack([scene.student_values(_arm(scene, arm).label, attack, rule.metric) for arm in rule.arms])
+    rows = np.arange(values.shape[1])  # draw · bases + base
+    own = values[rows % bases, rows]
+    gap = (values.sum(axis=0) - own) / (bases - 1) - own
+    draws, units = (stats.replicate(gap, scene.weights(gap.shape[1], per_unit)) for per_unit in (False, True))
+    return Effect("the surrogate's own base below the others", draws, units)
 
 
 def _thieves(scene: Scene) -> list[str]:

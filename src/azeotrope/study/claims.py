@@ -101,8 +101,20 @@ class Withstands(Settings):
     metric: str = "student_accuracy"
 
 
+class Surrogate(Settings):
+    """Students whose own base a defense was trained against are weaker than where it was trained against another.
+
+    `arms` (labels, or their beginnings) differ in their surrogate: the k-th was trained against base k.
+    """
+
+    rule: Literal["surrogate"]
+    arms: tuple[str, ...] = Field(min_length=2)
+    metric: str = "student_accuracy"
+    attack: str = "sft"
+
+
 Rule = Annotated[
-    EqualCost | Controlled | Grows | Weaker | Below | Restored | Asymmetric | Withstands,
+    EqualCost | Controlled | Grows | Weaker | Below | Restored | Asymmetric | Withstands | Surrogate,
     Field(discriminator="rule"),
 ]
 
