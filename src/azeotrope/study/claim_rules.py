@@ -7,15 +7,16 @@ unit (a student base, or a base and draw), from which the difference that could 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from azeotrope.core.errors import ConfigError, nearest
+from azeotrope.core.errors import ConfigError
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Curve, Floats, Weights
 from azeotrope.study.arms import Arm
+from azeotrope.study.claim_names import arm_named, attack_named, sweep_named
 from azeotrope.study.claims import (
     Asymmetric,
     Below,
@@ -29,7 +30,7 @@ from azeotrope.study.claims import (
     Withstands,
 )
 from azeotrope.study.config import StudentSettings
-from azeotrope.study.equal_cost import Sweep, sweeps
+from azeotrope.study.equal_cost import Sweep
 from azeotrope.study.gains import highest, share_of
 from azeotrope.study.governance import CAPABILITY, shares
 from azeotrope.study.plan import Plan
@@ -336,37 +337,12 @@ def _thieves(scene: Scene) -> list[str]:
 
 
 def _sweep(scene: Scene, name: str) -> Sweep:
-    found = sweeps(scene.plan.expansion.arms)
-    matching = [sweep for sweep in found if name in (sweep.name, sweep.kind)]
-    if len(matching) != 1:
-        known = [sweep.name for sweep in found]
-        raise ConfigError(
-            f"'{name}' is {'not one' if matching else 'none'} of the curves of '{scene.plan.study.name}' "
-            f"({', '.join(known)}).{nearest(name, known)}"
-        )
-    return matching[0]
+    return sweep_named(scene.plan.study.name, scene.plan.expansion, name)
 
 
 def _attack(scene: Scene, name: str) -> str:
-    """The label of an attack, from its label or its kind if only one is of that kind."""
-    known = [attack.label for attack in scene.plan.expansion.attacks]
-    matching = [label for label in known if label == name] or [x for x in known if x.partition("(")[0] == name]
-    if len(matching) != 1:
-        raise ConfigError(
-            f"'{name}' is {'not one' if matching else 'none'} of the attacks of '{scene.plan.study.name}' "
-            f"({', '.join(known)}).{nearest(name, known)}"
-        )
-    return matching[0]
+    return attack_named(scene.plan.study.name, scene.plan.expansion, name)
 
 
 def _arm(scene: Scene, name: str) -> Arm:
-    exact: Sequence[Arm] = [arm for arm in scene.plan.expansion.arms if arm.label == name]
-    known = [arm for arm in scene.plan.expansion.arms if arm.label != UNDEFENDED]
-    matching = exact or [arm for arm in known if arm.label.startswith(name)]
-    if len(matching) != 1:
-        labels = [arm.label for arm in known]
-        raise ConfigError(
-            f"'{name}' is {'not one' if matching else 'none'} of the arms of '{scene.plan.study.name}' "
-            f"({', '.join(labels)}).{nearest(name, labels)}"
-        )
-    return matching[0]
+    return arm_named(scene.plan.study.name, scene.plan.expansion, name)

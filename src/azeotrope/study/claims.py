@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.core.methods import Settings, explain
 from azeotrope.core.seeds import fingerprint
+from azeotrope.study.arms import expand
+from azeotrope.study.claim_names import check_names
 from azeotrope.study.config import Study, apply_override, parse_study, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -175,6 +177,10 @@ def parse_trial(raw: Mapping[str, Any]) -> Trial:
                 f"Claim '{claim.id}' names the part '{claim.part}', which there is not."
                 f"{nearest(claim.part, list(trial.parts))}"
             )
-    for part in trial.parts:
-        trial.study(part)
+    expansions = {part: expand(trial.study(part)) for part in trial.parts}
+    for claim in trial.claims:
+        try:
+            check_names(f"{trial.name}-{claim.part}", expansions[claim.part], claim.test)
+        except ConfigError as error:
+            raise ConfigError(f"Claim '{claim.id}': {error}") from None
     return trial
