@@ -324,6 +324,7 @@ def test_withstands_the_worst_attack() -> None:
         (False, INCONCLUSIVE, 0.3),
         (True, SUPPORTED, 0.1),
         (True, NOT_SUPPORTED, 0.4),
+        (True, INCONCLUSIVE, 0.25),
     ],
 )
 def test_the_detectable_difference_is_of_what_the_verdict_rests_on(
@@ -333,11 +334,12 @@ def test_the_detectable_difference_is_of_what_the_verdict_rests_on(
         (SUPPORTED, 0.1),
         (NOT_SUPPORTED, 0.2),
         (INCONCLUSIVE, 0.3),
+        (INCONCLUSIVE, 0.25),
         (NOT_SUPPORTED, 0.4),
         (SUPPORTED, NAN),
     ]
     rows = [
-        Finding(claim="C", text="t", part="p", task="t", student="s", effect="e", value=0, low=0, high=0, p=0,
+        Finding(claim="C", text="t", part="p", task="t", student="s", effect="e", value=-mdd, low=0, high=0, p=0,
                 mdd=mdd, n=1, n_seeds=2, reading=reading)
         for reading, mdd in readings
     ]  # fmt: skip

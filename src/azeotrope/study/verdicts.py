@@ -168,13 +168,16 @@ def _finding(
 def _decisive(verdict: str, findings: Sequence[Finding], any_of: bool) -> float:
     """The minimum detectable difference that the verdict rests on.
 
-    Where one effect settles it, the least of those that do; where all are needed, the largest of them; where
-    nothing is settled, the largest of those that left it open.
+    Where one effect settles it, the least of those that do; where all are needed, the largest of them. Where
+    nothing is settled: if one would have sufficed, that of the most promising; else the largest that left it open.
     """
     rested = findings if verdict == SUPPORTED and not any_of else [f for f in findings if f.reading == verdict]
-    known = [f.mdd for f in rested or findings if np.isfinite(f.mdd)]
-    if not known:
+    measured = [f for f in rested or findings if np.isfinite(f.mdd)]
+    if not measured:
         return NAN
+    if any_of and verdict == INCONCLUSIVE:
+        return max(measured, key=lambda f: f.value).mdd
+    known = [f.mdd for f in measured]
     one_suffices = (verdict == SUPPORTED) if any_of else (verdict == NOT_SUPPORTED)
     return min(known) if one_suffices else max(known)
 
