@@ -30,6 +30,7 @@ IDENTITIES = {
     "agreement_kd": "28a9a40a26a9b322",
     "akl": "7fe6dbd69645bf1b",
     "tvd": "8d36275130eff3bb",
+    "extracted_kd": "f515c346f0a39fc0",
     "alm": "e280141296354eac",
     "clean_kd": "c5ee3ab494c4aae8",
     "distillm2": "361fa5d563be6ccb",
@@ -87,7 +88,7 @@ def test_a_budget_in_words_and_in_completions(spent: Budget, words: str, billed:
 def test_show_says_what_is_spent_by_default() -> None:
     about = describe("attacks", "resampled_sft")
     assert about["budget"] == {
-        "queries": 2, "data": 1.0, "leaks": 0.0, "leaked": 0,
+        "queries": 2, "data": 1.0, "leaks": 0.0, "leaked": 0, "probes": False,
         "words": "asks 2 further queries per released trace; trains on at most 1 trace per released trace",
     }  # fmt: skip
     assert ("budget", f"{about['budget']['words']} (default settings)") in headings(about)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from shown import Mapped, Shown
 
 from azeotrope.attacks.agreement_kd import AgreementKD, said
@@ -13,6 +17,7 @@ from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.clean_kd import CleanKD
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
 from azeotrope.attacks.distillm2 import DistiLLM2
+from azeotrope.attacks.extracted_kd import ExtractedKD, grouped
 from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.guide import Target
 from azeotrope.attacks.inverse_map import InverseMap
@@ -240,6 +245,41 @@ def test_a_public_model_stands_in_for_the_leak() -> None:
     assert (service.queries, InverseMap(sibling="public").budget.leaked) == (0, 0)
     assert made.notes["texts"] == 60
     assert float(made.notes["kl_after"]) < 1e-4  # type: ignore[arg-type]
+
+
+def test_what_is_hidden_behind_the_largest_is_read_through_bias() -> None:
+    traces, teacher = lesson(20), fresh("llama", spread=0.5)
+    clean = Shown(teacher).logprobs(traces)
+    service = Mapped(teacher, rank=5)
+    mapped = service.logprobs(traces, released=True)
+    few = [one.top(5) for one in mapped]
+    made = ExtractedKD(invert=False).prepare(traces, few, world(service, 20), service)
+    groups = math.ceil((teacher.vocab_size - 1) / 4)
+    assert service.queries == made.notes["probes"] == groups * sum(len(one.tokens) for one in few)
+    for one, whole in zip(made.shown, mapped, strict=True):
+        assert one.ids_TK is None
+        assert torch.allclose(one.known_TK, whole.known_TK, atol=1e-3)
+    undone = ExtractedKD(pairs=16, ridge=1e-9).prepare(traces, few, world(service, 20), service)
+    for one, true, shown in zip(undone.shown[16:], clean[16:], mapped[16:], strict=True):
+        gaps = [float(divergences.forward_kl(true.known_TK, e.known_TK).mean()) for e in (one, shown)]
+        assert gaps[0] < 0.1 * gaps[1]
+
+
+def test_one_shown_token_tells_nothing_of_others() -> None:
+    traces, service = lesson(4), Shown(fresh("llama"))
+    few = [one.top(1) for one in service.logprobs(traces, released=True)]
+    made = ExtractedKD().prepare(traces, few, world(service, 4), service)
+    assert (service.queries, list(made.shown), made.notes) == (0, few, {"probes": 0})
+    with pytest.raises(ValidationError, match="leave on_policy at 0"):
+        ExtractedKD(on_policy=0.5)
+
+
+@given(st.integers(2, 40), st.integers(2, 12))
+def test_groups_hold_every_token_and_the_reference(size: int, k: int) -> None:
+    groups = grouped(size, min(k, size))
+    assert set(groups.flatten().tolist()) == set(range(size))
+    assert (groups[:, 0] == 0).all()
+    assert all(len(set(row)) == len(row) for row in groups.tolist())
 
 
 def test_own_texts_are_followed_as_mended() -> None:

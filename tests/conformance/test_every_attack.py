@@ -49,6 +49,16 @@ class Echo(Service):
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         return self.logprobs(traces)
 
+    def biased(self, traces: Sequence[Trace], groups_GK: torch.Tensor) -> list[Exposure]:
+        found = []
+        for one in self.logprobs(traces, released=True):
+            rows, groups = len(one.tokens), len(groups_GK)
+            known_NK = torch.log_softmax(one.known_TK[:, groups_GK].reshape(rows * groups, -1), -1)
+            found.append(Exposure(one.tokens * groups, known_NK, groups_GK.repeat(rows, 1)))
+            self.queries += rows * groups
+            self.tokens += rows * groups
+        return found
+
     @property
     def tokenizer(self) -> Any:
         return self.lm.tokenizer
@@ -191,6 +201,10 @@ def test_the_bill_is_the_declared_budget(kind: str, settings: Mapping[str, Any])
     assert min(budget.queries, budget.data, budget.leaks, budget.leaked) >= 0
     assert "budget" not in type(attack).model_fields, "it is declared, and no setting"
     outcome = run(attack, bases, Release.of(traces("release", n), attack.needs))
+    if budget.probes:
+        assert outcome.queries > len(bases) * budget.billed(n)
+        assert outcome.queries < outcome.query_tokens
+        return
     billed = budget.queries * n + budget.leaks * n + min(budget.leaked, n)
     assert outcome.queries == len(bases) * budget.billed(n) == pytest.approx(len(bases) * billed)
     assert outcome.query_tokens == 5 * outcome.queries

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from azeotrope.attacks.extracted_kd import assembled, grouped
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.plugins import load as real_load  # before the fixture of this folder replaces it
@@ -161,6 +162,28 @@ def test_surfaces_of_a_spec_act_in_the_service() -> None:
     assert torch.allclose(leaked[0].known_TK, full.logprobs(traces, released=True)[0].known_TK, atol=1e-5)
     with pytest.raises(ConfigError, match="text only"):
         service(Access.TEXT).leak_logprobs(traces)
+
+
+@pytest.mark.parametrize(("step", "error"), [(0.0, 1e-3), (0.5, 0.8)])
+def test_a_bias_shows_what_the_largest_hide(step: float, error: float) -> None:
+    """All logits, out of replies of three; rounding stays, as an error of about its step."""
+    spec = service(Access.FULL_LOGITS).spec
+    hidden = ({"kind": "topk_logprobs", "k": 3}, *([{"kind": "round_logprobs", "step": step}] if step else []))
+    few = DefendedService(spec, access=Access.FULL_LOGITS, surfaces=hidden)
+    whole = DefendedService(spec, access=Access.FULL_LOGITS)
+    traces = whole.ask(bench_of(spec).task.problems("release", 1), seed=2)
+    (true,) = whole.logprobs(traces)
+    size = true.known_TK.shape[1]
+    groups = grouped(size, 3)
+    (found,) = few.biased(traces, groups)
+    assert few.queries == few.tokens == len(true.tokens) * len(groups)
+    logs = assembled(found, len(true.tokens), size)
+    gaps = (logs - logs[:, :1]) - (true.known_TK - true.known_TK[:, :1])
+    assert gaps.abs().max() < error
+    closed = DefendedService(spec, access=Access.FULL_LOGITS, surfaces=({"kind": "label_only"},))
+    assert closed.biased(traces, groups)[0].known_TK.shape[1] == 0
+    with pytest.raises(ConfigError, match="takes no logit_bias"):
+        service(Access.TEXT).biased(traces, groups)
 
 
 @pytest.mark.parametrize(

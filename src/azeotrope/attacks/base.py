@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Attack
@@ -59,6 +61,15 @@ class Service(ABC):
         Billed. Raises ConfigError if the service shows none.
         """
         raise ConfigError("This service returns text only; release logprobs or choose another attack.")
+
+    def biased(self, traces: Sequence[Trace], groups_GK: Tensor) -> list[Exposure]:
+        """What is shown along texts where the tokens of a group are biased upward together, beyond all others.
+
+        One exposure a trace, with a row for every token of the text and, within it, for every group of token ids
+        (T·G rows). Each row is a billed reply of one token. Raises ConfigError if the service shows no
+        log-probabilities or takes no `logit_bias`.
+        """
+        raise ConfigError("This service takes no logit_bias; choose another attack.")
 
     @property
     def tokenizer(self) -> Any:

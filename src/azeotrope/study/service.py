@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from azeotrope.attacks.base import Service, StudentAttack
 from azeotrope.core import plugins
@@ -88,6 +89,23 @@ class DefendedService(Service):
         for surface in self.pipeline.surfaces:
             found = [surface.expose(one) for one in found]
         return [one.top(self.top) for one in found] if min(self.access, access) < Access.FULL_LOGITS else found
+
+    def biased(self, traces: Sequence[Trace], groups_GK: Tensor) -> list[Exposure]:
+        """See `Service.biased`. So large a bias leaves only the group: lp_i = z_i − log Σ_group e^z."""
+        if self.access is Access.TEXT:
+            return super().biased(traces, groups_GK)
+        found = []
+        for one in self._along(self.pipeline.teacher, traces, self.pipeline.rules):
+            rows, groups = len(one.tokens), len(groups_GK)
+            group_NK = one.known_TK[:, groups_GK].reshape(rows * groups, -1).log_softmax(-1)
+            said = tuple(token for token in one.tokens for _ in range(groups))
+            shown = Exposure(said, group_NK, groups_GK.repeat(rows, 1))
+            for surface in self.pipeline.surfaces:
+                shown = surface.expose(shown)
+            found.append(shown.top(self.top) if self.access < Access.FULL_LOGITS else shown)
+            self.queries += rows * groups
+            self.tokens += rows * groups
+        return found
 
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         """See `Service.leak_logprobs`."""

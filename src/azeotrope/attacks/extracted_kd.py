@@ -1,0 +1,102 @@
+"""Reading all log-probabilities of a service that shows a few and lets its customers bias tokens, then distilling.
+
+Shapes: T tokens of a text, V vocabulary, G groups of K tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from azeotrope.attacks.base import AttackRun, Service
+from azeotrope.attacks.following import Material
+from azeotrope.attacks.inverse_map import InverseMap
+from azeotrope.core.access import Access
+from azeotrope.core.budget import Budget
+from azeotrope.core.types import Paper, Trace
+from azeotrope.maths import extraction
+from azeotrope.models.exposure import Exposure
+
+
+class ExtractedKD(InverseMap):
+    """Recover whole distributions along the release by `logit_bias`, then distil them, their map undone.
+
+    Where K of V log-probabilities are shown, (V − 1)/(K − 1) replies a token, each with K − 1 tokens and one
+    reference biased upward together, show all of them (arXiv 2403.06634, `azeotrope extract` over HTTP): the bias
+    cancels in z_i − z_R = lp_i − lp_R. Rounding stays. `invert` then learns the inverse of a map of the logits, as
+    `inverse_map` does. Assumes that the service accepts `logit_bias`; where it shows one log-probability or none,
+    this is what `inverse_map` makes of it: fine-tuning on what is shown.
+    """
+
+    kind: ClassVar[str] = "extracted_kd"
+    summary: ClassVar[str] = "read all logits through logit_bias, undo their map, then distil"
+    paper: ClassVar[Paper | None] = Paper(
+        id="2403.06634", title="Stealing Part of a Production Language Model", equations=("§5",)
+    )
+    needs: ClassVar[Access] = Access.TOPK_LOGPROBS
+
+    invert: bool = Field(default=True, description="whether a map of the recovered logits is undone")
+
+    @model_validator(mode="after")
+    def _release_only(self) -> Self:
+        if self.on_policy:
+            raise ValueError("extracted_kd reads logits along the release; leave on_policy at 0")
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """The probes, and the leak from which the inverse is learned."""
+        leaked = super().budget.leaked if self.invert else 0
+        return Budget(leaked=leaked, probes=True)
+
+    def prepare(
+        self, traces: Sequence[Trace], shown: Sequence[Exposure], run: AttackRun, service: Service
+    ) -> Material:
+        """See `Distilling.prepare`. Raises ConfigError where `Service.biased` does."""
+        k = min((one.known_TK.shape[-1] for one in shown), default=0)
+        if k < 2:
+            return Material(traces, shown, {"probes": 0})
+        size = 1 + max(service.tokenizer.get_vocab().values())
+        groups_GK = grouped(size, min(k, size))
+        before = service.queries
+        replies = zip(shown, service.biased(traces, groups_GK), strict=True)
+        whole = [
+            replace(one, known_TK=assembled(found, len(one.tokens), size), ids_TK=None) for one, found in replies
+        ]
+        notes: dict[str, object] = {"probes": service.queries - before}
+        if not self.invert:
+            return Material(traces, whole, notes)
+        made = super().prepare(traces, whole, run, service)
+        return replace(made, notes={**made.notes, **notes})
+
+
+def grouped(size: int, k: int) -> Tensor:
+    """Groups of `k` token ids that together hold all `size`, each with token 0 as its reference. int64 [G, K].
+
+    >>> grouped(6, 3).tolist()
+    [[0, 1, 2], [0, 3, 4], [0, 5, 1]]
+    """
+    count = extraction.queries_needed(size, k)
+    others = 1 + torch.arange(count * (k - 1)) % (size - 1)
+    return torch.cat([torch.zeros(count, 1, dtype=torch.long), others.reshape(count, k - 1)], -1)
+
+
+def assembled(found: Exposure, length: int, size: int) -> Tensor:
+    """The log-probabilities [T, V] of a text from what was shown of every group along it (T·G rows).
+
+    A group whose reference is not shown tells nothing; tokens that no reply told are ruled out (−inf).
+    """
+    assert found.ids_TK is not None
+    known_NK, ids_NK = found.known_TK.double(), found.ids_TK
+    reference_N1 = known_NK.masked_fill(ids_NK != 0, float("-inf")).amax(-1, keepdim=True)
+    told_NK = known_NK.isfinite() & reference_N1.isfinite()
+    gaps_NK = torch.where(told_NK, known_NK - reference_N1, float("-inf"))
+    rows_NK = torch.arange(len(known_NK))[:, None] // (len(known_NK) // length)
+    whole_F = torch.full((length * size,), float("-inf"), dtype=torch.float64)
+    whole_F = whole_F.scatter_reduce(0, (rows_NK * size + ids_NK).flatten(), gaps_NK.flatten(), "amax")
+    return torch.log_softmax(whole_F.reshape(length, size), -1).to(found.known_TK)
