@@ -347,6 +347,18 @@ def test_the_detectable_difference_is_of_what_the_verdict_rests_on(
     assert _decisive(verdict, [], any_of) != _decisive(verdict, [], any_of), "unknown"
 
 
+def test_groups_are_adjusted_apart() -> None:
+    found = trial(*[EQUAL] * 8)
+    apart = found.model_copy(
+        update={"claims": tuple(c.model_copy(update={"group": str(i // 4)}) for i, c in enumerate(found.claims))}
+    )
+    plan = plan_of(found)
+    data = {"one": (plan, {"facts": data_of(plan, STUDENTS, TEACHERS)})}
+    (one, *_), (two, *_) = decide(found, data)[0], decide(apart, data)[0]
+    assert one.p_holm == pytest.approx(8 * one.p)
+    assert two.p_holm == pytest.approx(4 * two.p)
+
+
 def test_many_claims_are_adjusted() -> None:
     """With 200 replicates p is at least .01: one of eight claims cannot stand at Holm's level."""
     found, _ = verdicts(trial(EQUAL), STUDENTS, TEACHERS)

@@ -127,6 +127,7 @@ class Claim(Settings):
     id: str = Field(pattern=r"^[A-Za-z0-9]+$")
     text: str = Field(min_length=1)
     part: str
+    group: str = Field("", description="claims that are adjusted together; one added later belongs in another")
     students: tuple[str, ...] = Field((), description="families it is decided on; all of the part by default")
     test: Rule
 
@@ -136,7 +137,9 @@ class Trial(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
     margin: Share = Field(0.05, description="the smallest difference worth having, a share")
-    level: float = Field(0.05, gt=0, lt=0.5, description="family-wise error over claims and tasks (Holm)")
+    level: float = Field(
+        0.05, gt=0, lt=0.5, description="family-wise error over the claims of a group and tasks (Holm)"
+    )
     common: dict[str, Any]
     parts: dict[str, dict[str, Any]] = Field(min_length=1)
     claims: tuple[Claim, ...] = Field(min_length=1)

@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A claim's verdict on one task. `p_holm` is adjusted over all claims and tasks of the trial.
+    """A claim's verdict on one task. `p_holm` is adjusted over its group's claims and tasks.
 
     `mdd` is that of the effects on which the verdict rests (see `_decisive`).
     """
@@ -87,7 +87,7 @@ def decide(trial: Trial, measured: Measured) -> tuple[list[Verdict], list[Findin
     An effect reads *supported* if its interval lies above 0, *not supported* if it lies below the margin (the
     trial's smallest difference worth having), *inconclusive* otherwise, also if it could not be measured. A
     claim needs all its effects (for `restored`: one, at a Bonferroni level) in all its families, and its
-    conditions. What is supported must stay so at the Holm-adjusted level over claims and tasks.
+    conditions. What is supported must stay so at the Holm-adjusted level over the claims of its group and tasks.
     """
     verdicts: list[Verdict] = []
     findings: list[Finding] = []
@@ -97,7 +97,11 @@ def decide(trial: Trial, measured: Measured) -> tuple[list[Verdict], list[Findin
             verdict, found = _decide(trial, claim, plan, task, data)
             verdicts.append(verdict)
             findings += found
-    adjusted = stats.holm([v.p for v in verdicts])
+    groups = [claim.group for claim in trial.claims for _ in measured[claim.part][1]]
+    adjusted = np.full(len(verdicts), NAN)
+    for group in dict.fromkeys(groups):
+        mine = [i for i, other in enumerate(groups) if other == group]
+        adjusted[mine] = stats.holm([verdicts[i].p for i in mine])
     return [_adjust(v, p, trial.level) for v, p in zip(verdicts, adjusted, strict=True)], findings
 
 
