@@ -282,7 +282,8 @@ def test_recovery_rows_are_one_tab_stop_with_a_tooltip(driver: Any, page: Path) 
     told = texts(driver, "#tip")[0]
     assert told.startswith("ads lam=0.05, sft_filtered")
     assert "n = 400, 5 seeds" in told
-    assert "0 queries, 0 query tokens, 0 own tokens, 410,000 trained tokens, 55.2 seconds" in told
+    price = "0 queries, 0 leaked traces, 0 tokens of both, 0 own tokens, 410,000 trained tokens"
+    assert f"{price}, 50.2 seconds more than passive, 55.2 seconds in all" in told
     press(driver, Keys.END)
     assert js(driver, "return document.activeElement.closest('.dot-arm') !== null")
     press(driver, Keys.TAB)

@@ -16,8 +16,8 @@ ROWS = """return [...document.querySelectorAll('#edits tbody tr')]
 
 def test_curves_and_numbers_of_every_edit(driver: Any, page: Path) -> None:
     headless.show(driver, page, 1280, "light")
-    one, other = "ads lam=0.3: cosine 1 to −0.3; cosine 1 to −0.4", "temperature delta=1: cosine 1 to 0.25"
-    assert js(driver, NAMES) == [one, other]
+    one, other = "ads lam=0.3: N 1 to −0.3; N 1 to −0.4", "temperature delta=1: N 1 to 0.25"
+    assert js(driver, NAMES) == [text.replace("N", "cosine of gradients") for text in (one, other)]
     for mark in ("path.curve", "circle.chosen"):
         assert js(driver, f"return document.querySelectorAll('#edits .panel {mark}').length") == 3
     rows = js(driver, ROWS)

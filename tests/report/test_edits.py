@@ -31,6 +31,16 @@ def test_one_draw_has_an_interval_of_the_change(finished_run: Path, tmp_path: Pa
     assert "a change of −0.020 [−0.028, −0.012]." in told(replace(run, edits=first))[0].sentence
 
 
+def test_what_was_not_measured_is_said(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    assert run.edits is not None
+    lost = run.edits.filter(pl.col("draw") == 0).with_columns(held_out=None, agreement=None, cmi_change=None)
+    assert (
+        "went from 1.00 to – on held-out text, with the argmax kept at – %"
+        in told(replace(run, edits=lost))[0].sentence
+    )
+
+
 def test_a_run_without_edits_has_no_section(finished_run: Path) -> None:
     assert "edits" in [section.name for section in shown(load_run(finished_run))]
     assert "edits" not in [section.name for section in shown(replace(load_run(finished_run), edits=None))]

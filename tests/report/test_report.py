@@ -50,7 +50,7 @@ def test_page_has_all_sections_in_order_and_loads_nothing(finished_run: Path, tm
     outline = Outline()
     outline.feed(text)
     assert outline.sections == [
-        "verdict", "tradeoff", "equal", "utility", "gains", "recovery", "governance", "matrix",
+        "verdict", "tradeoff", "equal", "utility", "gains", "edits", "recovery", "governance", "matrix",
         "detectability", "traces", "losses", "costs", "results", "reproduce", "glossary",
     ]  # fmt: skip
     assert all(source.startswith(("#", "data:")) for source in outline.sources)

@@ -20,13 +20,14 @@ function editsView() {
   draw();
 }
 
+const short = (value) => (present(value) ? significant(value) : '–');
 function editPanel(arm, rows, { low, top }, task) {
   const [width, height, left, bottom] = [240, 132, 30, 18];
   const last = Math.max(1, ...rows.map((row) => row.steps));
   const x = (step) => left + step / last * (width - left - 6);
   const y = (value) => 6 + (top - value) / (top - low || 1) * (height - bottom - 8);
   const line = lineOfArm(task, arm);
-  const words = rows.map((row) => `${labelOf(row.measure)} ${significant(row.first)} to ${significant(row.held_out)}`).join('; ');
+  const words = rows.map((row) => `${labelOf(row.measure)} ${short(row.first)} to ${short(row.held_out)}`).join('; ');
   const image = svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `${arm}: ${words}`, style: { '--k': line ? look(line.kind).color : 'var(--ink)' } });
   for (const tick of ticks(low, top, 4)) {
     image.append(svg('path', { class: 'grid', d: `M${left},${y(tick)}H${width - 6}` }), svg('text', { x: left - 5, y: y(tick) + 3.5, 'text-anchor': 'end' }, significant(tick)));

@@ -41,15 +41,17 @@ def _sentence(rows: Sequence[Row]) -> str:
     if any(row["cmi_before"] is None for row in rows):
         return f"{said}."
     said += f"; CMI {_range(rows, 'cmi_before', digits=3)} → {_range(rows, 'cmi_after', digits=3)} nats"
-    if len(rows) == 1 and first["cmi_change_se"] is not None:
+    if len(rows) == 1 and None not in (first["cmi_change"], first["cmi_change_se"]):
         low, high = (first["cmi_change"] + sign * 2 * first["cmi_change_se"] for sign in (-1, 1))
         said += f", a change of {_number(first['cmi_change'], 3)} [{_number(low, 3)}, {_number(high, 3)}]"
     return f"{said} ({len(rows)} trained)." if len(rows) > 1 else f"{said}."
 
 
 def _range(rows: Sequence[Row], key: str, scale: float = 1.0, digits: int = 2) -> str:
-    """The values of a column, as one number or from the least to the largest."""
-    values = [scale * row[key] for row in rows]
+    """The values of a column, as one number or from the least to the largest; "–" if there are none."""
+    values = [scale * row[key] for row in rows if row[key] is not None]
+    if not values:
+        return "–"
     shown = digits if scale == 1.0 else 1
     low, high = (_number(value, shown) for value in (min(values), max(values)))
     return low if low == high else f"{low} … {high}"

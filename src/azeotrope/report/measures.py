@@ -238,6 +238,20 @@ MEASURES = (
         "number",
         "Marker rate of defended traces minus that of clean ones, per 100 sentences.",
     ),
+    Measure(
+        "cosine",
+        "cosine of gradients",
+        "number",
+        "Cosine of the gradient that a surrogate student gets from the edited logits with the one that it would "
+        "have had: 1 teaches the same, 0 something unrelated, −1 the opposite.",
+    ),
+    Measure(
+        "divergence",
+        "divergence, trained",
+        "number",
+        "What training was to raise or lower, in nats: of the teacher from proxies while it reasons, or of its "
+        "distributions from the mean of their class.",
+    ),
 )
 
 TERMS = (
