@@ -265,6 +265,21 @@ def test_what_is_hidden_behind_the_largest_is_read_through_bias() -> None:
         assert gaps[0] < 0.1 * gaps[1]
 
 
+def test_a_leak_of_the_largest_undoes_no_map() -> None:
+    """What was read through bias is distilled as it is."""
+
+    class Cut(Mapped):
+        def leak_logprobs(self, traces):  # type: ignore[no-untyped-def]
+            return [one.top(5) for one in super().leak_logprobs(traces)]
+
+    traces, service = lesson(8), Cut(fresh("llama", spread=0.5), rank=5)
+    mapped = service.logprobs(traces, released=True)
+    made = ExtractedKD().prepare(traces, [one.top(5) for one in mapped], world(service, 8), service)
+    assert "not all undefended logits" in str(made.notes["inverse"])
+    for one, whole in zip(made.shown, mapped, strict=True):
+        assert torch.allclose(one.known_TK, whole.known_TK, atol=1e-3)
+
+
 def test_one_shown_token_tells_nothing_of_others() -> None:
     traces, service = lesson(4), Shown(fresh("llama"))
     few = [one.top(1) for one in service.logprobs(traces, released=True)]

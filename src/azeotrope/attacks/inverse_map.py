@@ -71,6 +71,8 @@ class InverseMap(Distillation):
             return Material(traces, shown, {"inverse": "not tried: not all logits are shown"})
         chosen = range(len(traces) if self.sibling else min(self.pairs, len(traces)))
         known = self._known([traces[i] for i in chosen], service)
+        if known is None:
+            return Material(traces, shown, {"inverse": "not tried: not all undefended logits are known"})
         seen = [shown[i].known_TK for i in chosen]
         found = unmapping.learn(seen, known, self.ridge, self.maps)
 
@@ -93,9 +95,12 @@ class InverseMap(Distillation):
             told[f"kl_{name}"] = float(divergences.forward_kl(*logs).mean())
         return told
 
-    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor]:
+    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor] | None:
+        """Undefended (or public) logits along texts; None where the leak holds the largest only."""
         if self.sibling is None:
-            return [one.known_TK for one in service.leak_logprobs(traces)]
+            leaked = service.leak_logprobs(traces)
+            whole = all(one.access is Access.FULL_LOGITS for one in leaked)
+            return [one.known_TK for one in leaked] if whole else None
         lm = load(self.sibling)
         if lm.tokenizer.get_vocab() != service.tokenizer.get_vocab():
             raise ConfigError(

@@ -168,17 +168,17 @@ def revision(ref: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_pair(teacher: LM | Outline, proxy: LM | Outline, role: str = "proxy") -> None:
+def check_pair(teacher: LM | Outline, proxy: LM | Outline) -> None:
     """Raise ConfigError unless both models share one vocabulary (same tokens, same ids)."""
     if teacher.vocab_size != proxy.vocab_size:
         raise ConfigError(
-            f"The {role} '{proxy.ref}' has a vocabulary of {proxy.vocab_size} tokens but the teacher "
-            f"'{teacher.ref}' has {teacher.vocab_size}; choose a {role} that shares the teacher's tokenizer."
+            f"The proxy '{proxy.ref}' has a vocabulary of {proxy.vocab_size} tokens but the teacher "
+            f"'{teacher.ref}' has {teacher.vocab_size}; choose a proxy that shares the teacher's tokenizer."
         )
     if _vocabulary(teacher) != _vocabulary(proxy):
         raise ConfigError(
-            f"The {role} '{proxy.ref}' and the teacher '{teacher.ref}' number their tokens differently; "
-            f"choose a {role} that shares the teacher's tokenizer."
+            f"The proxy '{proxy.ref}' and the teacher '{teacher.ref}' number their tokens differently; "
+            f"choose a proxy that shares the teacher's tokenizer."
         )
 
 
