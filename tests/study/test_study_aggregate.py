@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from rich.console import Console
 from study_fakes import FakeStages, digest, study
 
@@ -133,6 +134,20 @@ def test_seeds_and_draws_are_aligned(folder: Path) -> None:
     gaps = joined.group_by("draw", "base").agg((pl.col("correct").cast(int) - pl.col("t").cast(int)).mean())
     assert row(folder, arm="none", metric="s_minus_t")["value"] == pytest.approx(gaps["correct"].mean())
     assert len(gaps) == 6
+
+
+def test_tasks_with_draws_of_their_own(folder: Path, tmp_path: Path) -> None:
+    """A task with more draws has more seeds; the other's numbers are those that it has alone."""
+    tasks = [{"kind": "facts"}, {"kind": "facts", "level": 2}]
+    draws = {"facts": 2, "facts(level=2)": 3}
+    both = run(study(tasks=tasks, draws=draws), runs=tmp_path, workers=0, stages=FakeStages(), console=QUIET)
+    alone = pl.read_parquet(folder / "results.parquet")
+    found = pl.read_parquet(both / "results.parquet")
+    seeds = found.filter((pl.col("metric") == "gain") & (pl.col("arm") == "none"))
+    assert dict(seeds.select("task", "n_seeds").iter_rows()) == {"facts": 6, "facts(level=2)": 9}
+    keys = ["arm", "attack", "student", "metric"]
+    first = found.filter(pl.col("task") == "facts")
+    assert_frame_equal(first.select(alone.columns).sort(keys), alone.sort(keys))
 
 
 def test_equal_cost_rows(folder: Path) -> None:

@@ -120,8 +120,10 @@ def expand(study: Study) -> Expansion:
         raise ConfigError(f"'analysis.passive': no attack '{passive}'.{nearest(passive, known)}")
     families = [student.family for student in study.students]
     _no_repeats("students", [(family, family) for family in families])
+    named_tasks = _relabel(tasks, short=True)
+    _check_draws(study, [task.label for task in named_tasks])
     return Expansion(
-        tasks=tuple(_relabel(tasks, short=True)),
+        tasks=tuple(named_tasks),
         attacks=tuple(_relabel(attacks, short=False)),
         detectors=tuple(_relabel(detectors, short=False)),
         arms=(NONE, *_unique_arms([arm for arm in arms if arm.settings])),
@@ -225,6 +227,18 @@ def _class(group: str, entry: Any, where: str) -> tuple[Any, Json]:
     except (ConfigError, MissingError) as error:
         raise type(error)(f"'{where}.kind': {error}") from None
     return cls, {str(key): value for key, value in entry.items() if key != "kind"}
+
+
+def _check_draws(study: Study, tasks: Sequence[str]) -> None:
+    """Check that draws given by task name every task and nothing else."""
+    if isinstance(study.draws, int):
+        return
+    for name in study.draws:
+        if name not in tasks:
+            raise ConfigError(f"'draws': no task '{name}'.{nearest(name, tasks)}")
+    for task in tasks:
+        if task not in study.draws:
+            raise ConfigError(f"'draws' does not say how many draws {task} gets; give every task a number.")
 
 
 def _no_repeats(group: str, items: Sequence[tuple[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
 from azeotrope.core.errors import ConfigError, MissingError
@@ -87,10 +87,24 @@ class Study(Settings):
     attacks: tuple[dict[str, Any], ...] = Field(min_length=1)
     students: tuple[StudentSettings, ...] = Field(min_length=1)
     detectors: tuple[dict[str, Any], ...] = DETECTORS
-    draws: Positive = Field(1, description="independent data draws; a seed is a (base, draw) pair")
+    draws: int | dict[str, int] = Field(
+        1, description="independent data draws, of every task or by its name; a seed is a (base, draw) pair"
+    )
     seed: int = 0
     evaluation: Evaluation = Evaluation()
     analysis: Analysis = Analysis()
+
+    @field_validator("draws", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        given = list(value.values()) if isinstance(value, dict) else [value]
+        if not all(type(number) is int and number >= 1 for number in given):
+            raise ValueError("should be a whole number of at least 1, or one for every task by name")
+        return value
+
+    def draws_of(self, task: str) -> int:
+        """Return the number of data draws of a task, by its label."""
+        return self.draws if isinstance(self.draws, int) else self.draws[task]
 
     @property
     def hash(self) -> str:

@@ -78,15 +78,16 @@ def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader must know before trusting the numbers: our own caveats, then the stages'."""
     study = plan.study
     found = []
+    draws = {study.draws_of(task.label) for task in plan.expansion.tasks}
     for student in study.students:
-        seeds = student.bases * study.draws
+        seeds = student.bases * min(draws)
         if seeds == 1:
             found.append(f"{student.family}: one seed; its intervals cover the choice of problems only.")
         elif seeds < 5:
             found.append(f"{student.family}: {seeds} seeds; intervals across seeds are rough.")
-        if student.bases > 1 and study.draws > 1 and study.analysis.unit == "pair":
+        if student.bases > 1 and max(draws) > 1 and study.analysis.unit == "pair":
             found.append(
-                f"{student.family}: intervals treat the {seeds} (base, draw) pairs as independent; "
+                f"{student.family}: intervals treat (base, draw) pairs as independent; "
                 "they are too narrow if bases differ much (analysis.unit: base is conservative)."
             )
     if not any(arm.defense == "temperature" for arm in plan.expansion.arms):

@@ -89,7 +89,7 @@ def make_plan(study: Study, stages: Stages) -> Plan:
     steps: list[Step] = []
     for task in found.tasks:
         steps += [_undistilled(study, stages, task, student) for student in study.students]
-        for draw in range(study.draws):
+        for draw in range(study.draws_of(task.label)):
             for arm in found.arms:
                 release = _release(study, stages, task, arm, draw)
                 steps.append(release)

@@ -39,7 +39,7 @@ def teacher_weights(study: Study, task: str, problems: int) -> Weights:
     The same model answers in every draw, so draws differ by sampling noise, which the problems carry.
     """
     return resample(
-        study.draws,
+        study.draws_of(task),
         problems,
         replicates=study.analysis.replicates,
         seed=derive(study.seed, "bootstrap", task),

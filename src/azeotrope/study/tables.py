@@ -71,7 +71,7 @@ def load_task(plan: Plan, store: Store, task: str) -> TaskData:
     """Read every step of a task. Raises RunError for a missing or corrupt file, naming it."""
     releases = plan.of(RELEASE, task=task)
     first = read_parquet(store.folder(RELEASE, releases[0].id) / "samples.parquet")
-    data = TaskData(tuple(sorted(first["problem_id"].to_list())), plan.study.draws)
+    data = TaskData(tuple(sorted(first["problem_id"].to_list())), plan.study.draws_of(task))
     for arm in plan.expansion.arms:
         steps = _by_draw(plan.of(RELEASE, task=task, arm=arm.label))
         data.teachers[arm.label] = _teacher(steps, store, data.problems)
