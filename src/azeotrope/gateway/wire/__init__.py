@@ -1,0 +1,1 @@
+"""What providers say, and one stream of events behind it all."""

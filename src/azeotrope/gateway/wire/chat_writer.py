@@ -1,0 +1,162 @@
+"""Events as chat completions: a stream of chunks, or one body. Nothing is written that is not in an event.
+
+Log-probabilities of reasoning are never written; `tokens` of reasoning in the usage only if `tell_reasoning`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.fields import Json, encode, without_none
+from azeotrope.gateway.wire.reply import Choice, Reply
+from azeotrope.gateway.wire.sse import write
+
+DONE = b"data: [DONE]\n\n"
+REASONS: dict[ev.Reason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How replies are written: the reasoning's field, and what of the usage is told."""
+
+    reasoning: str = "reasoning_content"
+    usage: bool = False  # in a stream, as `stream_options.include_usage` asks
+    tell_reasoning: bool = True
+    logprobs: bool = False
+
+
+class ChatWriter:
+    """Writes one stream. `id`, `model` and `created` are the gateway's, not the upstream's."""
+
+    def __init__(self, id: str, model: str, created: int, form: Form | None = None) -> None:
+        self._head: Json = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._form = form or Form()
+        self._begun: set[int] = set()
+        self._usage: ev.Usage | None = None
+        self._called: set[tuple[int, int]] = set()
+
+    def write(self, event: ev.Event) -> bytes:
+        """What to send for an event, maybe nothing."""
+        match event:
+            case ev.Reasoning(text=text, choice=choice):
+                return self._delta(choice, {self._form.reasoning: text})
+            case ev.Text(text=text, choice=choice, refusal=refusal):
+                return self._delta(choice, {"refusal" if refusal else "content": text})
+            case ev.Tool(choice=choice):
+                return self._delta(choice, {"tool_calls": [self._call(event)]})
+            case ev.Logprobs(tokens=tokens, choice=choice, reasoning=False) if self._form.logprobs:
+                return self._delta(choice, {}, {"content": [_logprob(token) for token in tokens], "refusal": None})
+            case ev.Finish(reason=reason, choice=choice):
+                return self._delta(choice, {}, reason=REASONS[reason])
+            case ev.Usage():
+                self._usage = event
+            case ev.Failure():
+                return write(encode({"error": error("The upstream failed.", "upstream_error", event.code)}))
+        return b""
+
+    def end(self) -> bytes:
+        """The usage, if it was asked for, and the end mark."""
+        if not (self._form.usage and self._usage):
+            return DONE
+        return write(encode({**self._head, "choices": [], "usage": usage(self._usage, self._form)})) + DONE
+
+    def _delta(self, choice: int, delta: Json, logprobs: Json | None = None, reason: str | None = None) -> bytes:
+        if choice not in self._begun:
+            self._begun.add(choice)
+            opening = self._chunk(choice, {"role": "assistant", "content": ""}, None, None)
+            return opening + self._chunk(choice, delta, logprobs, reason)
+        return self._chunk(choice, delta, logprobs, reason)
+
+    def _chunk(self, choice: int, delta: Json, logprobs: Json | None, reason: str | None) -> bytes:
+        body = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return write(encode({**self._head, "choices": [body]}))
+
+    def _call(self, event: ev.Tool) -> Json:
+        first = (event.choice, event.slot) not in self._called
+        self._called.add((event.choice, event.slot))
+        function = without_none({"name": event.name or None, "arguments": event.arguments})
+        return without_none(
+            {
+                "index": event.slot,
+                "id": event.id or None,
+                "type": "function" if first else None,
+                "function": function,
+            }
+        )
+
+
+def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = None) -> Json:
+    """The body of a reply that is not streamed."""
+    form = form or Form()
+    choices = [
+        {
+            "index": index,
+            "message": message(choice, form),
+            "logprobs": {"content": [_logprob(t) for t in choice.logprobs], "refusal": None}
+            if form.logprobs
+            else None,
+            "finish_reason": REASONS[choice.reason or "stop"],
+        }
+        for index, choice in sorted(reply.choices.items())
+    ]
+    body: Json = {"id": id, "object": "chat.completion", "created": created, "model": model, "choices": choices}
+    if reply.usage is not None:
+        body["usage"] = usage(reply.usage, form)
+    return body
+
+
+def message(choice: Choice, form: Form) -> Json:
+    """The assistant's message of a choice."""
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in choice.tools
+    ]
+    thoughts = choice.reasoning or choice.summary
+    return without_none(
+        {
+            "role": "assistant",
+            "content": choice.text or (None if calls or choice.refusal else ""),
+            "refusal": choice.refusal or None,
+            form.reasoning: thoughts or None,
+            "tool_calls": calls or None,
+        },
+        keep=("content", "refusal"),
+    )
+
+
+def usage(told: ev.Usage, form: Form) -> Json:
+    """The `usage` object. Without `tell_reasoning`, what reasoning took is not told apart."""
+    prompt, completion = told.prompt or 0, told.completion or 0
+    details = {"reasoning_tokens": told.reasoning} if form.tell_reasoning and told.reasoning is not None else None
+    cached = {"cached_tokens": told.cached} if told.cached is not None else None
+    return without_none(
+        {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "completion_tokens_details": details,
+            "prompt_tokens_details": cached,
+        }
+    )
+
+
+def error(message: str, kind: str, code: str | None = None, param: str | None = None) -> Json:
+    """The `error` object of OpenAI-compatible servers."""
+    return {"message": message, "type": kind, "param": param, "code": code or None}
+
+
+def _logprob(token: ev.Logprob) -> Json:
+    top = [{"token": t.token, "logprob": t.logprob, "bytes": list(t.token.encode())} for t in token.top]
+    return {
+        "token": token.token,
+        "logprob": token.logprob,
+        "bytes": list(token.token.encode()),
+        "top_logprobs": top,
+    }

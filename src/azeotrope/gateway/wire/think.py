@@ -1,0 +1,105 @@
+"""Reasoning between tags in the text itself, told apart while the text arrives in pieces.
+
+Linear in the text; what is held back at any time is shorter than the longest tag. Tags are exact: lower case, as
+models are trained to write them. A template that opens the tag itself leaves only the closing one in the text:
+`opened` begins inside. A closing tag outside of any reasoning means that it should have been set: `stray` says so,
+and what came before it was taken for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from azeotrope.core.errors import ConfigError
+
+TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text, and whether it is reasoning."""
+
+    text: str
+    reasoning: bool
+
+
+class Splitter:
+    """Feed it text, get pieces without their tags. Raises ConfigError for empty tags."""
+
+    def __init__(self, tags: Sequence[tuple[str, str]] = TAGS, *, opened: bool = False) -> None:
+        if not tags or not all(a and b for a, b in tags):
+            raise ConfigError("Reasoning needs an opening and a closing tag, and both must hold characters.")
+        self._tags = tuple(tags)
+        self._held = ""
+        self._closing: tuple[str, ...] = tuple(close for _, close in tags) if opened else ()
+        self.stray = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return bool(self._closing)
+
+    @property
+    def pending(self) -> bool:
+        """Whether text is held back that may turn out to be a tag."""
+        return bool(self._held)
+
+    def feed(self, text: str) -> list[Piece]:
+        """Return what `text` decides."""
+        text = self._held + text
+        found: list[Piece] = []
+        at = 0
+        while True:
+            place, tag = self._next(text, at)
+            if not tag:
+                break
+            self._add(found, text[at:place])
+            at = place + len(tag)
+            self._turn(tag)
+        kept = self._keep(text, at)
+        self._add(found, text[at:kept])
+        self._held = text[kept:]
+        return found
+
+    def close(self) -> list[Piece]:
+        """What is left at the end: the beginning of a tag that never came."""
+        found: list[Piece] = []
+        self._add(found, self._held)
+        self._held = ""
+        return found
+
+    def _watched(self) -> tuple[str, ...]:
+        """Tags that mean something here. Outside, closing ones are watched for so that none passes as text."""
+        return self._closing or tuple(tag for pair in self._tags for tag in pair)
+
+    def _next(self, text: str, start: int) -> tuple[int, str]:
+        """Where the first tag is, and which; the longest of several in one place."""
+        best, chosen = len(text), ""
+        for tag in self._watched():
+            place = text.find(tag, start, best + len(tag))
+            if place >= 0 and (place < best or (place == best and len(tag) > len(chosen))):
+                best, chosen = place, tag
+        return best, chosen
+
+    def _turn(self, tag: str) -> None:
+        if self._closing:
+            self._closing = ()
+            return
+        for opening, closing in self._tags:
+            if tag == opening:
+                self._closing = (closing,)
+                return
+        self.stray = True
+
+    def _keep(self, text: str, start: int) -> int:
+        """Where the longest end of `text` begins that is the beginning of a tag."""
+        watched = self._watched()
+        for place in range(max(start, len(text) - max(map(len, watched)) + 1), len(text)):
+            if any(tag.startswith(text[place:]) for tag in watched):
+                return place
+        return len(text)
+
+    def _add(self, found: list[Piece], text: str) -> None:
+        if text:
+            found.append(Piece(text, self.inside))
