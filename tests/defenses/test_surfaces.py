@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from azeotrope.core.plugins import catalogue, load
-from azeotrope.defenses.base import SurfaceDefense
+from azeotrope.core.methods import SurfaceDefense
 from azeotrope.defenses.topk_logprobs import TopKLogprobs
 from azeotrope.models.exposure import Exposure
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from random import Random
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -92,6 +92,70 @@ class TraceDefense(Defense):
     @abstractmethod
     def rewrite(self, trace: Trace, rng: Random) -> Trace:
         """Return the trace to release. Deterministic given `rng`'s state."""
+
+    def incremental(self, rng: Random) -> TextStream:
+        """Return the form for text that is still being written. By default it waits for the whole trace."""
+        return Buffered(self, rng)
+
+
+class TextStream(Protocol):
+    """A trace that is being rewritten while it is written; its text has its think tags."""
+
+    def feed(self, chunk: str) -> str:
+        """Take more of the trace; return the text that can be released now (often empty)."""
+        ...
+
+    def close(self) -> str:
+        """Declare the trace finished; return the rest."""
+        ...
+
+
+class Buffered:
+    """A `TextStream` that releases nothing before the trace is finished."""
+
+    def __init__(self, method: TraceDefense, rng: Random) -> None:
+        self._method, self._rng = method, rng
+        self._pieces: list[str] = []
+
+    def feed(self, chunk: str) -> str:
+        """See `TextStream.feed`."""
+        self._pieces.append(chunk)
+        return ""
+
+    def close(self) -> str:
+        """See `TextStream.close`."""
+        whole = Trace(problem_id="", prompt="", text="".join(self._pieces))
+        self._pieces.clear()
+        return self._method.rewrite(whole, self._rng).text
+
+
+class Exposed(Protocol):
+    """What a reply shows beside its text, in whatever form: log-probabilities at every token."""
+
+    def top(self, k: int) -> Self:
+        """Only the k largest of a token."""
+        ...
+
+    def rounded(self, step: float) -> Self:
+        """Rounded to multiples of `step` nats."""
+        ...
+
+    def mixed(self, share: float) -> Self:
+        """Those of (1 − share)·p + share·(the token that was said); at share 1 nothing."""
+        ...
+
+
+E = TypeVar("E", bound=Exposed)
+
+
+class SurfaceDefense(Defense):
+    """Acts on what a reply shows beside its text; strength 0 shows everything as it is."""
+
+    stage: ClassVar[Stage] = Stage.SURFACE
+
+    @abstractmethod
+    def expose(self, exposure: E) -> E:
+        """What is shown in place of `exposure`: never more."""
 
 
 class Attack(Method):

@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from azeotrope.core.methods import TraceDefense
+from azeotrope.core.methods import TextStream, TraceDefense
 from azeotrope.core.types import THINK_CLOSE, Trace, split_answer
 from azeotrope.defenses.traceguard import Removal, count_tokens, is_protected, is_tag, without
 from azeotrope.text.segment import Segmenter, boundaries
@@ -69,6 +69,10 @@ class AnswerOnly(TraceDefense):
                 runs.append((runs.pop()[0] if joins else start, end))
             start = end
         return [Removal(at, to, "reasoning", count_tokens(reasoning[at:to])) for at, to in runs]
+
+    def incremental(self, rng: Random) -> TextStream:
+        """The streaming form."""
+        return self.stream(rng)
 
     def stream(self, rng: Random) -> AnswerOnlyStream:
         """Return the streaming form; it draws now."""

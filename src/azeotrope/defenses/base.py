@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.core.methods import Defense, Stage, TraceDefense
+from azeotrope.core.methods import Defense, Stage, SurfaceDefense, TraceDefense
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.models.decode import LogitRule
-from azeotrope.models.exposure import Exposure
 from azeotrope.models.lm import LM, load
 from azeotrope.models.teacher import LocalTeacher, Teacher, check_defenses
 from azeotrope.tasks.base import Task
@@ -102,16 +101,6 @@ class LogitDefense(Defense):
     def merge(self, bench: Bench) -> LM | None:
         """Return a teacher with the defense folded into its weights, or None if it acts at decode time."""
         return None
-
-
-class SurfaceDefense(Defense):
-    """Acts on what a reply shows beside its text; strength 0 shows everything as it is."""
-
-    stage: ClassVar[Stage] = Stage.SURFACE
-
-    @abstractmethod
-    def expose(self, exposure: Exposure) -> Exposure:
-        """What is shown in place of `exposure`: never more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.core.methods import TraceDefense
+from azeotrope.core.methods import Buffered, TextStream, TraceDefense
 from azeotrope.core.types import THINK_CLOSE, Trace, split_answer
 from azeotrope.defenses.traceguard import SLACK, Removal, count_tokens, is_protected, is_tag, without
 from azeotrope.text.segment import Segmenter, boundaries
@@ -75,6 +75,10 @@ class HideReasoning(TraceDefense):
     def hidden(self, sentences: int) -> int:
         """How many of `sentences` are hidden."""
         return int(self.share * sentences + SLACK)
+
+    def incremental(self, rng: Random) -> TextStream:
+        """The streaming form where there is one; otherwise one that waits."""
+        return self.stream() if self.side == "end" or self.share in (0, 1) else Buffered(self, rng)
 
     def stream(self) -> HideReasoningStream:
         """Return the streaming form. Raises ConfigError if `side` is "start" and the share below 1."""

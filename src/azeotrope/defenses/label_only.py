@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
-from azeotrope.core.methods import Maturity
+from azeotrope.core.methods import E, Maturity, SurfaceDefense
 from azeotrope.core.types import Paper
-from azeotrope.defenses.base import SurfaceDefense
-from azeotrope.models.exposure import Exposure
 
 
 class LabelOnly(SurfaceDefense):
@@ -32,13 +27,6 @@ class LabelOnly(SurfaceDefense):
 
     share: float = Field(default=1.0, ge=0, le=1, description="s, weight of the token that was said")
 
-    def expose(self, exposure: Exposure) -> Exposure:
+    def expose(self, exposure: E) -> E:
         """See `SurfaceDefense.expose`."""
-        if self.share == 0.0:
-            return exposure
-        if self.share == 1.0:
-            return exposure.nothing()
-        known_TK, said_T1 = exposure.known_TK, torch.tensor(exposure.tokens, dtype=torch.long)[:, None]
-        ids_TK = torch.arange(known_TK.shape[1])[None] if exposure.ids_TK is None else exposure.ids_TK
-        label_TK = torch.where(ids_TK == said_T1, math.log(self.share), float("-inf")).to(known_TK)
-        return replace(exposure, known_TK=torch.logaddexp(known_TK + math.log1p(-self.share), label_TK))
+        return exposure.mixed(self.share) if self.share else exposure

@@ -6,10 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from azeotrope.core.methods import Maturity
+from azeotrope.core.methods import E, Maturity, SurfaceDefense
 from azeotrope.core.types import Paper
-from azeotrope.defenses.base import SurfaceDefense
-from azeotrope.models.exposure import Exposure
 
 
 class RoundLogprobs(SurfaceDefense):
@@ -27,6 +25,6 @@ class RoundLogprobs(SurfaceDefense):
 
     step: float = Field(default=0.1, ge=0, description="width of a step in nats")
 
-    def expose(self, exposure: Exposure) -> Exposure:
+    def expose(self, exposure: E) -> E:
         """See `SurfaceDefense.expose`."""
         return exposure.rounded(self.step)

@@ -6,10 +6,8 @@ from typing import ClassVar, Self
 
 from pydantic import Field
 
-from azeotrope.core.methods import Maturity
+from azeotrope.core.methods import E, Maturity, SurfaceDefense
 from azeotrope.core.types import Paper
-from azeotrope.defenses.base import SurfaceDefense
-from azeotrope.models.exposure import Exposure
 
 
 class TopKLogprobs(SurfaceDefense):
@@ -38,6 +36,6 @@ class TopKLogprobs(SurfaceDefense):
         k = max(1, round(1.0 / strength)) if strength > 0 else 0 if strength == 0 else -1
         return type(self).model_validate({"k": k})
 
-    def expose(self, exposure: Exposure) -> Exposure:
+    def expose(self, exposure: E) -> E:
         """See `SurfaceDefense.expose`."""
         return exposure.top(self.k) if self.k else exposure

@@ -51,7 +51,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.core.methods import TraceDefense
+from azeotrope.core.methods import Buffered, TextStream, TraceDefense
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Paper, Trace, split_answer
 from azeotrope.defenses.unseen import Unseen, trace_scorer
 from azeotrope.text.markers import DEFAULT_MARKERS, marker_set
@@ -169,6 +169,10 @@ class TraceGuard(TraceDefense):
         if not score <= self.max_score:  # the running score was wrong, or the text is suspicious as it is
             chosen, score = [], unseen.score(text)
         return chosen, unseen.record(score)
+
+    def incremental(self, rng: Random) -> TextStream:
+        """The streaming form where there is one; otherwise one that waits."""
+        return self.stream() if self.order == "first" and self.detector is None else Buffered(self, rng)
 
     def stream(self) -> TraceGuardStream:
         """Return the streaming form. Raises ConfigError unless `order` is "first" and there is no detector."""

@@ -5,8 +5,10 @@ Shapes: T tokens of a completion, V vocabulary, K shown tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from azeotrope.core.access import Access
@@ -42,6 +44,16 @@ class Exposure:
     def rounded(self, step: float) -> Exposure:
         """Log-probabilities rounded to multiples of `step` nats; 0 leaves them. Raises ConfigError below 0."""
         return replace(self, known_TK=truncated.rounded(self.known_TK, step))
+
+    def mixed(self, share: float) -> Exposure:
+        """Those of (1 − share)·p + share·e_y, y being the token of the text; at share 1 nothing is left."""
+        if share == 1.0:
+            return self.nothing()
+        said_T1 = torch.tensor(self.tokens, dtype=torch.long)[:, None]
+        ids_TK = torch.arange(self.known_TK.shape[1])[None] if self.ids_TK is None else self.ids_TK
+        said = math.log(share) if share else -math.inf
+        label_TK = torch.where(ids_TK == said_T1, said, -math.inf).to(self.known_TK)
+        return replace(self, known_TK=torch.logaddexp(self.known_TK + math.log1p(-share), label_TK))
 
     def nothing(self) -> Exposure:
         """The text alone."""

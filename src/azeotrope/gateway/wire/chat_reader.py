@@ -1,19 +1,20 @@
-"""Chat completions as upstreams write them (OpenAI, vLLM, llama.cpp, DeepSeek, OpenRouter, Mistral, ...), as events.
+"""Chat completions as upstreams write them (OpenAI, vLLM, llama.cpp, DeepSeek, OpenRouter, Mistral, ...), as
+events.
 
-Reasoning comes as `reasoning_content`, `reasoning`, `reasoning_details`, parts of type "thinking", or between tags in
-the text. Several of them in one delta are copies of each other: the first is read. Log-probabilities of a delta that
-holds any reasoning, or text that may still turn out to be a tag, count as the reasoning's.
+Reasoning comes as `reasoning_content`, `reasoning`, `reasoning_details`, parts of type "thinking", or between
+tags in the text. Several of them in one delta are copies of each other: the first is read. Log-probabilities of a
+delta that holds any reasoning, or text that may still turn out to be a tag, count as the reasoning's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import WireError
 from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text
-from azeotrope.gateway.wire.think import Splitter
+from azeotrope.gateway.wire.think import Piece, Splitter
 
 WHAT = "The upstream's chat completion"
 REASONS: dict[str, ev.Reason] = {
@@ -69,7 +70,7 @@ class ChatReader:
         """What was held back. A stream that stops in the middle of a choice ends in a Failure."""
         found: list[ev.Event] = []
         for choice, splitter in self._splitters.items():
-            found += _pieces(splitter.close(), choice)
+            found += pieces(splitter.close(), choice)
         if not self.complete:
             found.append(ev.Failure(502, "upstream_closed"))
         return found
@@ -104,7 +105,7 @@ class ChatReader:
         if reason and index not in self._ended:
             self._ended.add(index)
             if index in self._splitters:
-                yield from _pieces(self._splitters[index].close(), index)
+                yield from pieces(self._splitters[index].close(), index)
             yield ev.Finish(REASONS.get(reason, "stop"), index)
 
     def _content(self, said: Json, index: int) -> tuple[list[ev.Event], bool]:
@@ -120,7 +121,7 @@ class ChatReader:
             else:
                 splitter = self._splitters.get(index) or self._splitters.setdefault(index, self._new())
                 unsure |= splitter.pending or splitter.inside
-                found += _pieces(splitter.feed(words), index)
+                found += pieces(splitter.feed(words), index)
                 unsure |= splitter.pending or splitter.inside
         return found, unsure
 
@@ -136,7 +137,7 @@ def failure(error: Any) -> ev.Failure:
 
 
 def content_parts(content: Any) -> Iterator[tuple[str, str]]:
-    """("text" or "reasoning", words) of a `content`: a text, null, or parts. Raises WireError for anything else."""
+    """("text" or "reasoning", words) of a `content`: a text, null, or parts. Raises WireError for others."""
     if content is None or content == "":
         return
     if isinstance(content, str):
@@ -190,8 +191,9 @@ def _tools(said: Json, index: int) -> Iterator[ev.Event]:
         yield ev.Tool(0, text(old.get("arguments"), "The arguments of a call"), "", string(old.get("name")), index)
 
 
-def _pieces(pieces: Any, index: int) -> list[ev.Event]:
-    return [ev.Reasoning(p.text, index) if p.reasoning else ev.Text(p.text, index) for p in pieces]
+def pieces(found: Iterable[Piece], index: int) -> list[ev.Event]:
+    """What a splitter told apart, as events."""
+    return [ev.Reasoning(p.text, index) if p.reasoning else ev.Text(p.text, index) for p in found]
 
 
 def read_logprobs(value: Any) -> tuple[ev.Logprob, ...]:

@@ -5,10 +5,10 @@ Log-probabilities of reasoning are never written; `tokens` of reasoning in the u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import Json, encode, without_none
+from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Choice, Reply
 from azeotrope.gateway.wire.sse import write
 
@@ -20,16 +20,6 @@ REASONS: dict[ev.Reason, str] = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How replies are written: the reasoning's field, and what of the usage is told."""
-
-    reasoning: str = "reasoning_content"
-    usage: bool = False  # in a stream, as `stream_options.include_usage` asks
-    tell_reasoning: bool = True
-    logprobs: bool = False
 
 
 class ChatWriter:
@@ -58,7 +48,8 @@ class ChatWriter:
             case ev.Usage():
                 self._usage = event
             case ev.Failure():
-                return write(encode({"error": error("The upstream failed.", "upstream_error", event.code)}))
+                problem = Problem(502, "upstream", "The upstream failed.", "upstream_error")
+                return write(encode(error_body(problem)))
         return b""
 
     def end(self) -> bytes:
@@ -147,9 +138,24 @@ def usage(told: ev.Usage, form: Form) -> Json:
     )
 
 
-def error(message: str, kind: str, code: str | None = None, param: str | None = None) -> Json:
-    """The `error` object of OpenAI-compatible servers."""
-    return {"message": message, "type": kind, "param": param, "code": code or None}
+KINDS: dict[Kind, str] = {
+    "invalid_request": "invalid_request_error",
+    "authentication": "invalid_request_error",
+    "permission": "invalid_request_error",
+    "not_found": "invalid_request_error",
+    "too_large": "invalid_request_error",
+    "rate_limit": "rate_limit_error",
+    "upstream": "upstream_error",
+    "overloaded": "server_error",
+    "timeout": "timeout_error",
+    "internal": "server_error",
+}
+
+
+def error_body(problem: Problem) -> Json:
+    """An error in the shape of OpenAI-compatible servers."""
+    told = {"message": problem.message, "type": KINDS[problem.kind]}
+    return {"error": {**told, "param": problem.param or None, "code": problem.code or None}}
 
 
 def _logprob(token: ev.Logprob) -> Json:

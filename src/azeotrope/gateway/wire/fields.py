@@ -1,7 +1,7 @@
 """Reading JSON that strangers wrote: linear, bounded in depth, and strict about what matters.
 
-A field of another type than expected is taken as absent where nothing is lost by it, and refused where it holds text
-that the client would miss or that a defense should have seen.
+A field of another type than expected is taken as absent where nothing is lost by it, and refused where it holds
+text that the client would miss or that a defense should have seen.
 """
 
 from __future__ import annotations

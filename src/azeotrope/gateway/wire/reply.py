@@ -33,18 +33,22 @@ class Choice:
 
     @property
     def reasoning(self) -> str:
+        """The reasoning, whole."""
         return "".join(self.reasoning_pieces)
 
     @property
     def summary(self) -> str:
+        """The provider's summary of the reasoning."""
         return "".join(self.summary_pieces)
 
     @property
     def text(self) -> str:
+        """The answer."""
         return "".join(self.text_pieces)
 
     @property
     def refusal(self) -> str:
+        """The words of a refusal."""
         return "".join(self.refusal_pieces)
 
     @property

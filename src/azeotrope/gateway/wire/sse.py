@@ -1,7 +1,7 @@
 """Server-sent events, read from bytes that may be cut anywhere and come from anyone.
 
-Time is linear in the number of bytes, however they are cut. Lines end with LF, CRLF or CR, also where one read ends
-between the two. Fields other than `event` and `data` (ids, retry times, comments) carry nothing for us.
+Time is linear in the number of bytes, however they are cut. Lines end with LF, CRLF or CR, also where one read
+ends between the two. Fields other than `event` and `data` (ids, retry times, comments) carry nothing for us.
 """
 
 from __future__ import annotations

@@ -103,3 +103,18 @@ class Splitter:
     def _add(self, found: list[Piece], text: str) -> None:
         if text:
             found.append(Piece(text, self.inside))
+
+
+class Tagless(Splitter):
+    """Feed it text of which all is reasoning; get it back without any tag, so that none can end it early."""
+
+    def strip(self, text: str) -> str:
+        """What of `text` is decided, without tags."""
+        return "".join(piece.text for piece in self.feed(text))
+
+    def rest(self) -> str:
+        """What is left at the end."""
+        return "".join(piece.text for piece in self.close())
+
+    def _turn(self, tag: str) -> None:
+        pass

@@ -1,0 +1,373 @@
+"""The ASGI application: who asks, what the policy says, and one relay for all dialects."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+from azeotrope.core.errors import AzeotropeError
+from azeotrope.gateway import http
+from azeotrope.gateway.dialects import Dialect, dialect
+from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
+from azeotrope.gateway.ledger.key_ring import KeyRing
+from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitError, Limits, LimitsDownError
+from azeotrope.gateway.metrics import Metrics
+from azeotrope.gateway.relay import Job, RefusedError, Relay
+from azeotrope.gateway.settings import ServerFile, UpstreamSettings
+from azeotrope.gateway.table import Decision, Facts, PolicyBox
+from azeotrope.gateway.upstream import Upstream, UpstreamError
+from azeotrope.gateway.vault import MemoryShelf, Vault
+from azeotrope.gateway.wire.errors import Problem
+from azeotrope.gateway.wire.fields import encode
+from azeotrope.gateway.wire.request import Request, RequestError
+
+T = TypeVar("T")
+ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
+ROUTES = {f"/v1{dialect_path}": name for name, dialect_path in (
+    ("chat", "/chat/completions"),
+    ("completions", "/completions"),
+    ("responses", "/responses"),
+    ("messages", "/messages"),
+)}  # fmt: skip
+REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
+CLIENT_GONE = 499  # in metrics and records; no client ever reads it
+
+
+@dataclass(slots=True)
+class Case:
+    """A request on its way through the application, with what is known of it."""
+
+    id: str
+    outward: Dialect
+    began: float
+    identity: Identity = ANONYMOUS
+    request: Request | None = None
+    decision: Decision | None = None
+    job: Job | None = None
+    status: int = 0
+    code: str = ""
+    waited: float = 0.0  # seconds in which others worked
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the gateway leans on; keys and limits only where they are configured."""
+
+    keys: KeyRing | None = None
+    limiter: Limiter | None = None
+    limits: Callable[[Identity], Limits] | None = None
+    vault: Vault | None = None
+
+
+class Gateway:
+    """`azeotrope serve` as an ASGI application."""
+
+    def __init__(self, settings: ServerFile, policy: PolicyBox, parts: Parts | None = None) -> None:
+        self.settings, self.policy = settings, policy
+        self.parts = parts or Parts()
+        self.metrics = Metrics()
+        vault = self.parts.vault or Vault(
+            MemoryShelf(settings.vault.megabytes << 20), ttl=settings.vault.hours * 3600
+        )
+        self.relay = Relay(vault)
+        self._upstreams = {name: Upstream(one) for name, one in settings.upstreams.items()}
+        self._by_settings = {id(one): self._upstreams[name] for name, one in settings.upstreams.items()}
+        self.active = 0
+        self.draining = False
+
+    async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        """ASGI."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def stop(self) -> None:
+        """Let requests under way end, then close everything."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.settings.listen.drain
+        while self.active and loop.time() < until:
+            await asyncio.sleep(0.05)
+        for upstream in self._upstreams.values():
+            await upstream.stop()
+        if self.parts.keys is not None:
+            await self.parts.keys.aclose()
+        if self.parts.limiter is not None:
+            await self.parts.limiter.aclose()
+
+    async def _lifespan(self, receive: http.Receive, send: http.Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if (name := ROUTES.get(path)) is not None:
+            if method != "POST":
+                await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
+                return
+            case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
+            await self._answer(case, scope, receive, send)
+        elif method not in ("GET", "HEAD"):
+            await self._missing(send, path)
+        elif path == "/healthz":
+            await self._plain(send, 200, {"status": "ok"})
+        elif path == "/readyz":
+            status, word = (503, "draining") if self.draining else (200, "ok")
+            await self._plain(send, status, {"status": word})
+        elif path == "/metrics":
+            kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+            await http.reply(send, 200, self.metrics.page(), kind)
+        elif path == "/v1/models":
+            await self._models(scope, send)
+        else:
+            await self._missing(send, path)
+
+    async def _plain(self, send: http.Send, status: int, body: Any, headers: http.Headers | None = None) -> None:
+        await http.reply(send, status, encode(body), headers or [])
+
+    async def _missing(self, send: http.Send, path: str) -> None:
+        problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
+        await self._plain(send, 404, dialect("chat").error(problem))
+
+    async def _models(self, scope: http.Scope, send: http.Send) -> None:
+        """The models that this key may use, in OpenAI's shape."""
+        try:
+            identity = await self._who(scope)
+        except (AuthError, AuthDownError) as error:
+            problem = _auth(error)
+            await self._plain(send, problem.status, dialect("chat").error(problem))
+            return
+        allowed = [n for n, m in self.settings.models.items() if not m.tiers or identity.tier in m.tiers]
+        listed = [{"id": n, "object": "model", "created": 0, "owned_by": "azeotrope"} for n in sorted(allowed)]
+        await self._plain(send, 200, {"object": "list", "data": listed})
+
+    async def _answer(self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        """One request for a reply, whatever happens to it."""
+        self.active += 1
+        self.metrics.active.set(self.active)
+        stream = http.Stream(send, [(b"x-request-id", case.id.encode())])
+        try:
+            await self._serve(case, scope, receive, send, stream)
+            case.status = case.status or 200
+        except http.GoneError:
+            case.gone, case.status = True, CLIENT_GONE
+        except (RefusedError, UpstreamError, RequestError, http.BodyError, AzeotropeError) as error:
+            await self._refuse(case, error, send, stream)
+        except Exception:
+            await self._refuse(case, None, send, stream)
+        finally:
+            self.active -= 1
+            self.metrics.active.set(self.active)
+            self._record(case)
+
+    async def _serve(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
+    ) -> None:
+        if self.draining:
+            raise RefusedError(Problem(503, "overloaded", "The server is stopping; try another.", "draining"), 1.0)
+        case.identity = await self._who(scope)
+        listen, times = self.settings.listen, 30.0
+        data = await self._wait(case, http.body(scope, receive, listen.largest_body, times))
+        case.request = request = case.outward.read(data)
+        upstream, served = self._model(request, case.identity)
+        case.decision = decision = self.policy.current.decide(self._facts(request, case.identity))
+        _allow(request, decision, upstream.settings)
+        case.job = job = Job(request, case.identity.tenant, decision, served)
+        lease = await self._admit(case, len(data))
+        try:
+            await self._until_gone(case, receive, self._relay(case, job, upstream, send, stream))
+        except (UpstreamError, RefusedError):
+            if lease is not None and not stream.begun:
+                await lease.refund()
+            raise
+        finally:
+            if lease is not None:
+                await lease.settle(_used(job, len(data)))
+
+    async def _relay(self, case: Case, job: Job, upstream: Upstream, send: http.Send, stream: http.Stream) -> None:
+        exchange = await self._wait(case, self.relay.ask(job, upstream))
+        try:
+            if job.request.stream:
+                await self.relay.stream(job, exchange, upstream.settings, stream.write)
+                await stream.end()
+            else:
+                body = await self._wait(case, self.relay.whole(job, exchange, upstream.settings))
+                case.waited -= job.busy
+                await http.reply(send, 200, body, self._headers(case))
+        finally:
+            exchange.close()
+
+    def _headers(self, case: Case) -> http.Headers:
+        found = [(b"x-request-id", case.id.encode())]
+        if self.settings.listen.overhead_header:
+            spent = (perf_counter() - case.began - case.waited) * 1000
+            found.append((b"x-azeotrope-overhead-ms", f"{spent:.3f}".encode()))
+        return found
+
+    async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
+        """Do `work`, and stop it in the middle if the client goes. Raises GoneError then."""
+        task = asyncio.ensure_future(work)
+
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            task.cancel()
+
+        ears = asyncio.ensure_future(listen())
+        try:
+            await task
+        except asyncio.CancelledError:
+            if ears.done() and not ears.cancelled():
+                raise http.GoneError from None
+            task.cancel()
+            raise
+        finally:
+            ears.cancel()
+
+    async def _wait(self, case: Case, work: Awaitable[T]) -> T:
+        """Await others' work, and leave its time out of ours."""
+        began = perf_counter()
+        try:
+            return await work
+        finally:
+            case.waited += perf_counter() - began
+
+    async def _who(self, scope: http.Scope) -> Identity:
+        """Whose key it is. Raises AuthError and AuthDownError."""
+        if self.parts.keys is None:
+            return ANONYMOUS
+        given = http.header(scope, b"authorization") or http.header(scope, b"x-api-key")
+        return await self.parts.keys.authenticate(given)
+
+    def _model(self, request: Request, identity: Identity) -> tuple[Upstream, str]:
+        """The upstream of the model that was named. A model that a key may not use is not there for it."""
+        found = self.settings.find(request.model)
+        model = self.settings.models.get(request.model)
+        if found is None or (model is not None and model.tiers and identity.tier not in model.tiers):
+            problem = Problem(
+                404, "not_found", "There is no such model here; see /v1/models.", "model_not_found", "model"
+            )
+            raise RefusedError(problem)
+        return self._by_settings[id(found[0])], found[1]
+
+    def _facts(self, request: Request, identity: Identity) -> Facts:
+        return Facts(
+            tenant=identity.tenant,
+            tier=identity.tier,
+            model=request.model,
+            dialect=request.dialect,
+            stream=request.stream,
+            tools=bool(request.tools),
+            logprobs=request.logprobs,
+            reasoning=request.effort not in (None, "none") or bool(request.reasoning_budget),
+            most_tokens=request.max_tokens,
+        )
+
+    async def _admit(self, case: Case, size: int) -> Lease | None:
+        if self.parts.limiter is None or self.parts.limits is None or case.request is None:
+            return None
+        estimate = size // 4 + (case.request.max_tokens or REPLY_TOKENS) * case.request.n
+        return await self.parts.limiter.admit(case.identity, self.parts.limits(case.identity), estimate)
+
+    async def _refuse(self, case: Case, error: Exception | None, send: http.Send, stream: http.Stream) -> None:
+        """Tell the client what went wrong, in its dialect; in the middle of a stream the relay has told it."""
+        problem, after = _problem(error)
+        case.status, case.code = problem.status, problem.code
+        if stream.begun:
+            return
+        headers = self._headers(case)
+        if after is not None:
+            headers.append((b"retry-after", str(max(1, round(after))).encode()))
+        await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
+
+    def _record(self, case: Case) -> None:
+        """Count what happened."""
+        metrics, now = self.metrics, perf_counter()
+        stance = case.decision.stance.name if case.decision else "none"
+        metrics.count(case.outward.name, case.status, stance)
+        metrics.duration.labels(case.outward.name).observe(now - case.began)
+        job = case.job
+        if case.gone:
+            metrics.gone.inc()
+        if job is None:
+            return
+        if job.failure is not None:
+            metrics.failures.labels(
+                job.failure.code if job.failure.code.startswith("upstream_") else "other"
+            ).inc()
+        if job.usage is not None:
+            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
+            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
+        if job.shield is not None:
+            change = job.shield.change
+            metrics.characters.labels("came").inc(change.came)
+            metrics.characters.labels("left").inc(change.left)
+            if change.altered:
+                metrics.altered.inc()
+        if job.pieces:
+            metrics.chunks.inc(job.pieces)
+            metrics.chunk.observe(job.busy / job.pieces)
+
+
+def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> None:
+    """Refuse what the stance does not allow. Raises RefusedError and RequestError."""
+    stance = decision.stance.stance
+    if stance.refuse:
+        raise RefusedError(Problem(403, "permission", stance.refuse, "refused_by_policy"))
+    if request.logprobs and (stance.logprobs == "none" or upstream.shows == "text"):
+        raise RequestError("Log-probabilities are not available here.", "logprobs", "unsupported_parameter")
+    if request.bias and not stance.logit_bias:
+        raise RequestError("'logit_bias' is not available here.", "logit_bias", "unsupported_parameter")
+    if request.dialect == "completions" and not stance.raw_prompts:
+        raise RefusedError(
+            Problem(
+                403, "permission", "Plain completions are not available here; use chat completions.", "raw_prompt"
+            )
+        )
+
+
+def _used(job: Job, size: int) -> int:
+    """Tokens that a request used, as the upstream says, or as its characters suggest."""
+    if job.usage is not None and job.usage.completion is not None:
+        return (job.usage.prompt or 0) + job.usage.completion
+    change = job.shield.change if job.shield is not None else None
+    return size // 4 + ((change.came + change.answer) // 4 if change else 0)
+
+
+def _problem(error: Exception | None) -> tuple[Problem, float | None]:
+    """What a client is told, and after how many seconds it may try again."""
+    match error:
+        case RefusedError():
+            return error.problem, error.retry_after
+        case UpstreamError() | http.BodyError():
+            return error.problem, None
+        case RequestError():
+            return Problem(error.status, "invalid_request", str(error), error.code, error.param), None
+        case AuthError() | AuthDownError():
+            return _auth(error), None
+        case LimitError(denial=denial):
+            return Problem(429, "rate_limit", str(error), "rate_limit_exceeded"), denial.retry_after
+        case LimitsDownError(retry_after=after):
+            return Problem(503, "overloaded", str(error), "limits_down"), after
+        case _:
+            return Problem(
+                500, "internal", "The gateway failed; the request's id is in the reply.", "internal"
+            ), None
+
+
+def _auth(error: AuthError | AuthDownError) -> Problem:
+    if isinstance(error, AuthError):
+        return Problem(401, "authentication", str(error), "invalid_api_key")
+    return Problem(503, "overloaded", str(error), "keys_down")

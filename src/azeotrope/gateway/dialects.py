@@ -1,0 +1,106 @@
+"""The dialects by name: what reads and writes requests and replies in each, loaded when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol
+
+from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.errors import Problem
+from azeotrope.gateway.wire.fields import Json
+from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.think import Splitter
+
+
+class Reader(Protocol):
+    """Reads an upstream's reply: `chunk` by `chunk`, or `whole`; then `close`."""
+
+    done: bool
+
+    def chunk(self, data: bytes) -> list[ev.Event]:
+        """The events of one event of the stream."""
+        ...
+
+    def whole(self, body: bytes) -> list[ev.Event]:
+        """The events of a reply that is not streamed."""
+        ...
+
+    def close(self) -> list[ev.Event]:
+        """What was held back."""
+        ...
+
+
+class Writer(Protocol):
+    """Writes a stream to a client."""
+
+    def write(self, event: ev.Event) -> bytes:
+        """What to send for an event."""
+        ...
+
+    def end(self) -> bytes:
+        """What ends the stream."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """`read`, `whole`, `writer`, `error` face clients; `write` and `reader` face upstreams. `path` is both's."""
+
+    name: str
+    path: str
+    prefix: str  # of ids
+    read: Callable[[bytes], Request]
+    write: Callable[[Request], Json]
+    reader: Callable[[Callable[[], Splitter] | None], Reader]
+    writer: Callable[..., Writer]
+    whole: Callable[..., Json]
+    error: Callable[[Problem], Json]
+    alive: bytes  # sent so that a connection does not look dead
+    echoes: bool = False  # replies repeat settings of the request
+
+
+# path, prefix of ids, modules of request, reader and writer, first word of their classes
+_PLACES = {
+    "chat": ("/chat/completions", "chatcmpl-", "chat_request", "chat_reader", "chat_writer", "Chat"),
+    "completions": ("/completions", "cmpl-", "completions", "completions", "completions", "Completions"),
+    "responses": (
+        "/responses",
+        "resp_",
+        "responses_request",
+        "responses_reader",
+        "responses_writer",
+        "Responses",
+    ),
+    "messages": ("/messages", "msg_", "messages_request", "messages_reader", "messages_writer", "Messages"),
+}
+ALIVE = b": keep-alive\n\n"
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@cache
+def dialect(name: str) -> Dialect:
+    """A dialect by its name. Raises KeyError for one that there is not."""
+    path, prefix, request, reader, writer, stem = _PLACES[name]
+
+    def part(module: str) -> Any:
+        return import_module(f"azeotrope.gateway.wire.{module}")
+
+    return Dialect(
+        name,
+        path,
+        prefix,
+        part(request).read,
+        part(request).write,
+        getattr(part(reader), f"{stem}Reader"),
+        getattr(part(writer), f"{stem}Writer"),
+        part(writer).whole,
+        part(writer).error_body,
+        PING if name == "messages" else ALIVE,
+        echoes=name == "responses",
+    )
+
+
+NAMES = tuple(_PLACES)

@@ -1,0 +1,289 @@
+"""One request from end to end: what the client asked, what the policy says, what the upstream answers, what
+leaves.
+
+Nothing that an upstream says reaches a client but through events, a shield and a writer.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from time import perf_counter, time
+
+import msgspec
+
+from azeotrope.gateway.dialects import Dialect, Reader, dialect
+from azeotrope.gateway.settings import UpstreamSettings
+from azeotrope.gateway.shield import Shield
+from azeotrope.gateway.table import Decision
+from azeotrope.gateway.upstream import Exchange, Upstream, UpstreamError
+from azeotrope.gateway.vault import Record, Vault
+from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.errors import Problem, WireError
+from azeotrope.gateway.wire.fields import encode
+from azeotrope.gateway.wire.form import Form
+from azeotrope.gateway.wire.reply import Reply, gather
+from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.sse import EventParser
+from azeotrope.gateway.wire.think import Splitter
+
+QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
+CODES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class RefusedError(Exception):
+    """A request that gets no reply, and what the client is told; `retry_after` in seconds."""
+
+    def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
+        super().__init__(problem.message)
+        self.problem, self.retry_after = problem, retry_after
+
+
+@dataclass(slots=True)
+class Job:
+    """A request under way, and what is known of it so far."""
+
+    request: Request
+    tenant: str
+    decision: Decision
+    served: str  # the upstream's name of the model
+    id: str = ""
+    created: int = 0
+    usage: ev.Usage | None = None
+    failure: ev.Failure | None = None
+    reasons: dict[int, str] = field(default_factory=dict)
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    pieces: int = 0  # events of the upstream's stream
+    busy: float = 0.0  # seconds of our own work on the reply
+    shield: Shield | None = None
+
+    def watch(self, events: list[ev.Event]) -> None:
+        """Note what the record of this request needs."""
+        for event in events:
+            if isinstance(event, ev.Usage):
+                self.usage = event
+            elif isinstance(event, ev.Failure):
+                self.failure = event
+            elif isinstance(event, ev.Finish):
+                self.reasons[event.choice] = event.reason
+            elif isinstance(event, ev.Tool) and event.id:
+                self.calls.setdefault(event.choice, []).append(event.id)
+
+
+class Relay:
+    """Sends jobs upstream and brings back what may leave. `dice` is a secret that random choices follow from."""
+
+    def __init__(self, vault: Vault, dice: bytes | None = None) -> None:
+        self._vault = vault
+        self._dice = dice or secrets.token_bytes(32)
+
+    async def ask(self, job: Job, upstream: Upstream) -> Exchange:
+        """Send the request. Raises RefusedError for an answer that is none, UpstreamError and RequestError."""
+        body = self.body(job, upstream.settings)
+        outward = dialect("completions" if job.request.dialect == "completions" else upstream.settings.dialect)
+        exchange = await upstream.post(outward.path, body)
+        if exchange.status != 200:
+            try:
+                told = await exchange.body(LARGEST_ERROR)
+            except UpstreamError:
+                told = b""
+            raise RefusedError(refusal(exchange.status, told), exchange.retry_after)
+        return exchange
+
+    def body(self, job: Job, settings: UpstreamSettings) -> bytes:
+        """What the upstream is sent. Raises RequestError and RefusedError."""
+        request = msgspec.structs.replace(job.request, model=job.served)
+        if request.messages:
+            found = self._vault.rehydrate(
+                job.tenant, request.messages, trust=job.decision.treatment.exact and settings.wants_reasoning
+            )
+            if found.missing and settings.wants_reasoning and settings.missing_reasoning == "refuse":
+                raise RefusedError(
+                    Problem(
+                        409,
+                        "invalid_request",
+                        "The reasoning before a tool call is not kept any more; start the turn again.",
+                        "reasoning_expired",
+                    )
+                )
+            request = msgspec.structs.replace(request, messages=found.messages)
+        if request.logprobs:
+            wanted = max([request.top_logprobs, *map(_asks, job.decision.treatment.surfaces)])
+            request = msgspec.structs.replace(request, top_logprobs=min(20, wanted))
+        plain = request.dialect == "completions"
+        written = dialect("completions" if plain else settings.dialect).write(request)
+        if settings.limit_field != "max_tokens" and "max_tokens" in written and settings.dialect == "chat":
+            written[settings.limit_field] = written.pop("max_tokens")
+        if settings.cache_salt:
+            written["cache_salt"] = blake2b(job.tenant.encode(), key=self._dice, digest_size=16).hexdigest()
+        return encode(written)
+
+    def start(self, job: Job) -> Shield:
+        """The shield of a job's reply."""
+        job.id = dialect(job.request.dialect).prefix + secrets.token_hex(16)
+        job.created = int(time())
+        keep = not job.decision.treatment.exact
+        job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)
+        return job.shield
+
+    async def stream(self, job: Job, exchange: Exchange, settings: UpstreamSettings, send: Send) -> None:
+        """Pass a streamed reply on, piece by piece. What goes wrong on the way is told in the stream."""
+        shield, outward = self.start(job), dialect(job.request.dialect)
+        writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
+        reader, parser = read_with(job.request, settings), EventParser()
+        last = perf_counter()
+        try:
+            while True:
+                data = await exchange.read()
+                began = perf_counter()
+                events = self._events(job, reader, parser, data)
+                out = b"".join(map(writer.write, shield.take(events)))
+                ended = not data or reader.done or job.failure is not None
+                if ended:
+                    out += self._rest(job, reader, shield, writer.write)
+                now = perf_counter()
+                job.busy += now - began
+                if out or ended:
+                    last = now
+                    await send(out + writer.end() if ended else out)
+                elif now - last > QUIET:
+                    last = now
+                    await send(outward.alive)
+                if ended:
+                    break
+        except UpstreamError as error:
+            job.failure = ev.Failure(error.problem.status, error.problem.code)
+        except WireError:
+            job.failure = ev.Failure(502, "upstream_malformed")
+        else:
+            self.keep(job)
+            await exchange.finish()
+            return
+        finally:
+            exchange.close()
+        out = b"".join(map(writer.write, [*shield.close(), job.failure]))
+        await send(out + writer.end())
+        self.keep(job)
+
+    async def whole(self, job: Job, exchange: Exchange, settings: UpstreamSettings) -> bytes:
+        """A reply that is not streamed, as it may leave. Raises RefusedError and UpstreamError."""
+        shield, outward = self.start(job), dialect(job.request.dialect)
+        body = await exchange.body(settings.largest_reply)
+        began = perf_counter()
+        reader = read_with(job.request, settings)
+        try:
+            events = [*reader.whole(body), *reader.close()]
+        except WireError:
+            raise UpstreamError(
+                Problem(502, "upstream", "The upstream's reply cannot be read.", "upstream_malformed")
+            ) from None
+        job.watch(events)
+        if job.failure is not None:
+            raise RefusedError(told(job.failure))
+        reply: Reply = gather([*shield.take(events), *shield.close()])
+        written = outward.whole(
+            reply, job.id, job.request.model, job.created, form(job), **_echo(outward, job.request)
+        )
+        self.keep(job)
+        job.busy += perf_counter() - began
+        return encode(written)
+
+    def keep(self, job: Job) -> None:
+        """Seal what the client was not shown, for the turn on which the upstream wants it back."""
+        if job.shield is None:
+            return
+        change = job.shield.change
+        for choice, calls in job.calls.items():
+            thoughts = "".join(change.original.get(choice, ()))
+            tokens = tuple(piece.data for piece in change.sealed.get(choice, ()))
+            self._vault.seal(job.tenant, calls, Record(thoughts, tokens))
+
+    def _events(self, job: Job, reader: Reader, parser: EventParser, data: bytes) -> list[ev.Event]:
+        """The events in some bytes; at their end, what the stream left open."""
+        found: list[ev.Event] = []
+        frames = parser.feed(data) if data else [rest] if (rest := parser.close()) else []
+        for one in frames:
+            job.pieces += 1
+            found += reader.chunk(one.data)
+        job.watch(found)
+        return found
+
+    def _rest(self, job: Job, reader: Reader, shield: Shield, write: Callable[[ev.Event], bytes]) -> bytes:
+        """What is left when the upstream has said all."""
+        last = [] if job.failure is not None else reader.close()
+        job.watch(last)
+        return b"".join(map(write, [*shield.take(last), *shield.close()]))
+
+    def _throw(self, job: Job) -> bytes:
+        """What the random choices of this reply follow from: the tenant, the model and all that was asked.
+
+        Whoever asks the same again sees the same choices made, and cannot average them away.
+        """
+        asked = msgspec.json.encode(msgspec.structs.replace(job.request, stream=False, usage=False))
+        return blake2b(asked + b"\0" + job.tenant.encode(), key=self._dice, digest_size=32).digest()
+
+
+LARGEST_ERROR = 64 * 1024
+
+
+def read_with(request: Request, settings: UpstreamSettings) -> Reader:
+    """The reader of an upstream's reply."""
+    name = "completions" if request.dialect == "completions" else settings.dialect
+    if settings.tags == "none" and name != "completions":
+        return dialect(name).reader(None)
+    opened = settings.tags == "opened"
+    return dialect(name).reader(lambda: Splitter(opened=opened))
+
+
+def form(job: Job) -> Form:
+    """How the reply is written."""
+    treatment = job.decision.treatment
+    return Form(
+        usage=job.request.usage,
+        tell_reasoning=treatment.tell_reasoning,
+        logprobs=job.request.logprobs and treatment.logprobs,
+    )
+
+
+def refusal(status: int, body: bytes) -> Problem:
+    """What a client is told of an upstream's error: its kind, and its code if that is a plain word."""
+    code = _code(body)
+    if status in (401, 403):
+        return Problem(502, "upstream", "The upstream does not accept this server's key.", "upstream_refused")
+    if status == 404:
+        return Problem(404, "not_found", "The upstream does not know this model.", code or "model_not_found")
+    if status == 413:
+        return Problem(413, "too_large", "The request is too large for the upstream.", code or "too_large")
+    if status == 429:
+        return Problem(429, "rate_limit", "The upstream is asked too much; try again later.", "upstream_busy")
+    if status in (503, 529):
+        return Problem(503, "overloaded", "The upstream is overloaded; try again later.", "upstream_overloaded")
+    if 400 <= status < 500:
+        return Problem(status, "invalid_request", f"The upstream refused the request ({status}).", code)
+    return Problem(502, "upstream", f"The upstream failed ({status}).", "upstream_error")
+
+
+def told(failure: ev.Failure) -> Problem:
+    """An upstream's failure within a reply, as a client is told of it."""
+    return refusal(failure.status, encode({"error": {"code": failure.code}}))
+
+
+def _code(body: bytes) -> str:
+    try:
+        found = msgspec.json.decode(body)
+        code = found["error"].get("code") or found["error"].get("type")
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError, RecursionError):
+        return ""
+    return code if isinstance(code, str) and 0 < len(code) <= 64 and CODES.issuperset(code) else ""
+
+
+def _asks(surface: object) -> int:
+    """How many alternatives a token a surface defense needs to see."""
+    return int(getattr(surface, "k", 0))
+
+
+def _echo(outward: Dialect, request: Request) -> dict[str, Request]:
+    return {"request": request} if outward.echoes else {}

@@ -1,0 +1,156 @@
+"""The server's file: upstreams, models, and what the gateway leans on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from azeotrope.core.errors import ConfigError, MissingError, nearest
+from azeotrope.core.methods import Settings, explain
+
+MEGABYTE = 1 << 20
+Dialect = Literal["chat", "completions", "responses", "messages"]
+
+
+class Timeouts(Settings):
+    """Seconds. `first`: from the request's end to the first byte; `chunk`: between two pieces."""
+
+    connect: float = Field(5.0, gt=0)
+    first: float = Field(120.0, gt=0)
+    chunk: float = Field(60.0, gt=0)
+    total: float = Field(1800.0, gt=0)
+    body: float = Field(30.0, gt=0, description="to receive a client's request")
+
+
+class UpstreamSettings(Settings):
+    """A server that answers. `url` is the base, with `/v1` where there is one; `key_env` names a variable.
+
+    `tags`: where reasoning stands between tags in the text, whether the template opens them ("opened") or the
+    model does ("auto"); "none" where the server always tells reasoning apart itself. `wants_reasoning`: the
+    upstream refuses a tool's result without the reasoning before the call; where that is not known to the vault
+    any more, "empty" sends an empty one and "refuse" tells the client. `shows`: what the upstream can return
+    beside text.
+    """
+
+    url: str
+    dialect: Literal["chat", "responses", "messages"] = "chat"
+    key_env: str | None = None
+    key_file: Path | None = None
+    header: Literal["authorization", "x-api-key"] = "authorization"
+    tags: Literal["auto", "opened", "none"] = "auto"
+    wants_reasoning: bool = False
+    missing_reasoning: Literal["empty", "refuse"] = "empty"
+    shows: Literal["text", "logprobs"] = "text"
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    cache_salt: bool = Field(False, description="send a salt for each tenant (vLLM): no cache is shared")
+    timeouts: Timeouts = Timeouts()
+    retries: int = Field(2, ge=0, le=5, description="of requests that nothing was answered to")
+    connections: int = Field(1000, ge=1)
+    largest_reply: int = Field(64 * MEGABYTE, ge=1024, description="bytes of a reply that is not streamed")
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("write an address such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("an address must not hold a password; use key_env or key_file")
+        return value.rstrip("/")
+
+    def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
+        """The key, from its variable or file. Raises MissingError if it is named and not there."""
+        if self.key_env is not None:
+            if not environment.get(self.key_env):
+                raise MissingError(f"The environment variable {self.key_env} with the upstream's key is not set.")
+            return environment[self.key_env].strip()
+        if self.key_file is not None:
+            try:
+                return self.key_file.read_text(encoding="utf-8").strip()
+            except OSError:
+                raise MissingError(f"The upstream's key file {self.key_file} cannot be read.") from None
+        return None
+
+
+class ModelSettings(Settings):
+    """A model that clients may name: where it is served and under which name. `tiers`: who may use it (all)."""
+
+    upstream: str
+    served: str | None = Field(None, description="the upstream's name for it; the same by default")
+    tiers: tuple[str, ...] = ()
+
+
+class Listen(Settings):
+    """Where clients connect. `largest_body` in bytes."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=64)
+    largest_body: int = Field(32 * MEGABYTE, ge=1024)
+    overhead_header: bool = Field(False, description="X-Azeotrope-Overhead-Ms on replies")
+    drain: float = Field(30.0, ge=0, description="seconds that requests under way have to end when it is stopped")
+
+
+class VaultSettings(Settings):
+    """Where hidden reasoning is kept between the turns of a tool call."""
+
+    megabytes: int = Field(64, ge=1)
+    hours: float = Field(6.0, gt=0)
+    key_env: str | None = Field(None, description="hex of 32 bytes, shared by all processes")
+
+
+class ServerFile(Settings):
+    """The server's file as written in YAML."""
+
+    azeotrope_server: Literal[1] = 1
+    listen: Listen = Listen()
+    upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    policy: Path | None = None
+    keys: Literal["required", "none"] = "none"
+    vault: VaultSettings = VaultSettings()
+
+    @model_validator(mode="after")
+    def _known_upstreams(self) -> Self:
+        for name, model in self.models.items():
+            if model.upstream not in self.upstreams:
+                raise ValueError(
+                    f"model '{name}': no upstream '{model.upstream}'.{nearest(model.upstream, self.upstreams)}"
+                )
+        return self
+
+    def find(self, model: str) -> tuple[UpstreamSettings, str] | None:
+        """The upstream of a model and its name there; None for a model that there is not.
+
+        Without `models`, the only upstream serves whatever is named.
+        """
+        if not self.models and len(self.upstreams) == 1:
+            return next(iter(self.upstreams.values())), model
+        known = self.models.get(model)
+        return None if known is None else (self.upstreams[known.upstream], known.served or model)
+
+
+def load_settings(path: Path) -> ServerFile:
+    """Read the server's file. Raises MissingError and ConfigError."""
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError(f"There is no server file {path}; check the path.") from None
+    except (OSError, UnicodeDecodeError):
+        raise MissingError(f"The server file {path} cannot be read.") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}{f', line {place.line + 1}' if place else ''} is not valid YAML.") from None
+    try:
+        found = ServerFile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, '', ServerFile)}") from None
+    if found.policy is not None and not found.policy.is_absolute():
+        found = found.model_copy(update={"policy": path.parent / found.policy})
+    return found

@@ -1,0 +1,351 @@
+"""Requests for chat completions: a client's, read; and what an upstream that speaks chat completions is sent.
+
+Fields that would open a way around a defense are not known here and so are refused: logprobs of the prompt, token
+ids, `echo`, templates and prefills (`chat_template`, `continue_final_message`), engine switches (`vllm_xargs`,
+`include_reasoning`, `thinking_token_budget`, ...), addresses of media. `store` must be off and `service_tier`,
+"auto".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from azeotrope.gateway.wire import checks
+from azeotrope.gateway.wire.fields import Json, without_none
+from azeotrope.gateway.wire.request import Call, Format, Image, Message, Part, Request, RequestError, Tool
+
+FIELDS = frozenset(
+    "model messages stream stream_options n max_tokens max_completion_tokens temperature top_p top_k stop seed "
+    "frequency_penalty presence_penalty logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls "
+    "response_format reasoning_effort reasoning user metadata store service_tier safety_identifier "
+    "prompt_cache_key functions function_call modalities verbosity".split()
+)
+MESSAGE_FIELDS = frozenset(
+    "role content name tool_calls tool_call_id refusal reasoning_content reasoning reasoning_details "
+    "function_call audio annotations".split()
+)
+MOST_CHOICES = 128
+MOST_LOGPROBS = 20
+OLD = {"functions": "tools", "function_call": "tool_choice"}
+
+
+def read(data: bytes) -> Request:
+    """The request in `data`. Raises RequestError."""
+    given = checks.body(data)
+    for name, new in OLD.items():
+        if name in given:
+            raise RequestError(f"'{name}' is no longer supported; use '{new}'.", name, "unsupported_parameter")
+    checks.known(given, FIELDS)
+    _only_defaults(given)
+    logprobs = checks.flag(given.get("logprobs"), "logprobs") or False
+    top = checks.whole(given.get("top_logprobs"), "top_logprobs", 0, MOST_LOGPROBS)
+    if top and not logprobs:
+        raise RequestError("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+    limit = checks.whole(given.get("max_completion_tokens"), "max_completion_tokens", 1)
+    options = checks.mapping(given.get("stream_options"), "stream_options")
+    checks.known(options, ("include_usage", "include_obfuscation"), "stream_options.")
+    effort, budget = _reasoning(given)
+    return Request(
+        model=checks.string(checks.need(given, "model"), "model", limit=200),
+        messages=_messages(checks.need(given, "messages")),
+        dialect="chat",
+        stream=checks.flag(given.get("stream"), "stream") or False,
+        usage=checks.flag(options.get("include_usage"), "stream_options.include_usage") or False,
+        n=checks.whole(given.get("n"), "n", 1, MOST_CHOICES) or 1,
+        max_tokens=limit if limit is not None else checks.whole(given.get("max_tokens"), "max_tokens", 1),
+        tools=read_tools(given.get("tools")),
+        choice=read_choice(given.get("tool_choice")),
+        parallel=checks.flag(given.get("parallel_tool_calls"), "parallel_tool_calls"),
+        format=read_format(given.get("response_format")),
+        effort=effort,
+        reasoning_budget=budget,
+        logprobs=logprobs,
+        top_logprobs=top or 0,
+        bias=checks.biases(given.get("logit_bias"), "logit_bias"),
+        user=checks.string(given.get("user") or given.get("safety_identifier"), "user", limit=512),
+        metadata=checks.metadata(given.get("metadata")),
+        **read_sampling(given),
+    )
+
+
+def read_sampling(given: Json) -> dict[str, Any]:
+    """What chat completions and plain completions say about sampling."""
+    return {
+        "temperature": checks.real(given.get("temperature"), "temperature", 0, 2),
+        "top_p": checks.real(given.get("top_p"), "top_p", 0, 1),
+        "top_k": checks.whole(given.get("top_k"), "top_k", -1),
+        "stop": read_stop(given.get("stop")),
+        "seed": checks.whole(given.get("seed"), "seed", -(2**63), 2**63 - 1),
+        "frequency_penalty": checks.real(given.get("frequency_penalty"), "frequency_penalty", -2, 2),
+        "presence_penalty": checks.real(given.get("presence_penalty"), "presence_penalty", -2, 2),
+    }
+
+
+def read_stop(value: Any) -> tuple[str, ...]:
+    """Up to 16 texts at which a reply ends."""
+    texts = [value] if isinstance(value, str) else checks.listing(value, "stop")
+    if len(texts) > 16 or not all(isinstance(item, str) and 0 < len(item) <= 256 for item in texts):
+        raise RequestError("'stop' must be a text or a list of up to 16 texts of up to 256 characters.", "stop")
+    return tuple(texts)
+
+
+def read_tools(value: Any) -> tuple[Tool, ...]:
+    """The functions that may be called."""
+    found = []
+    for place, item in enumerate(checks.objects(value, "tools")):
+        where = f"tools.{place}"
+        checks.known(item, ("type", "function"), f"{where}.")
+        if item.get("type") != "function":
+            raise RequestError(f"'{where}.type' must be 'function'.", f"{where}.type", "unsupported_value")
+        function = checks.mapping(item.get("function"), f"{where}.function")
+        checks.known(function, ("name", "description", "parameters", "strict"), f"{where}.function.")
+        found.append(
+            Tool(
+                _name(function.get("name"), f"{where}.function.name"),
+                checks.string(function.get("description"), f"{where}.function.description"),
+                checks.mapping(function.get("parameters"), f"{where}.function.parameters") or None,
+                checks.flag(function.get("strict"), f"{where}.function.strict"),
+            )
+        )
+    return tuple(found)
+
+
+def read_choice(value: Any) -> str:
+    """Which tool may, or must, be called."""
+    if value is None or isinstance(value, str):
+        return checks.one_of(value, "tool_choice", ("auto", "none", "required"))
+    given = checks.mapping(value, "tool_choice")
+    checks.known(given, ("type", "function"), "tool_choice.")
+    function = checks.mapping(given.get("function"), "tool_choice.function")
+    return f"function:{_name(function.get('name'), 'tool_choice.function.name')}"
+
+
+def read_format(value: Any) -> Format | None:
+    """The form of the answer."""
+    if value is None:
+        return None
+    given = checks.mapping(value, "response_format")
+    checks.known(given, ("type", "json_schema"), "response_format.")
+    kind = checks.one_of(given.get("type"), "response_format.type", ("text", "json_object", "json_schema"))
+    if kind != "json_schema":
+        return Format("json_object") if kind == "json_object" else None
+    where = "response_format.json_schema"
+    schema = checks.mapping(given.get("json_schema"), where)
+    checks.known(schema, ("name", "schema", "strict", "description"), f"{where}.")
+    return Format(
+        "json_schema",
+        _name(schema.get("name"), f"{where}.name"),
+        checks.mapping(schema.get("schema"), f"{where}.schema"),
+        checks.flag(schema.get("strict"), f"{where}.strict"),
+        checks.string(schema.get("description"), f"{where}.description"),
+    )
+
+
+def _name(value: Any, where: str) -> str:
+    name = checks.string(value, where, limit=64)
+    if not name or not all(c.isascii() and (c.isalnum() or c in "_-.") for c in name):
+        raise RequestError(f"'{where}' must have 1 to 64 letters, digits, '_', '-' or '.'.", where)
+    return name
+
+
+def _only_defaults(given: Json) -> None:
+    """Fields that clients send with their default values, which is all they may have."""
+    if checks.flag(given.get("store"), "store"):
+        raise RequestError("'store' must be false: replies are not kept.", "store", "unsupported_value")
+    checks.one_of(given.get("service_tier"), "service_tier", ("auto", "default"))
+    checks.one_of(given.get("verbosity"), "verbosity", ("medium",))
+    if checks.listing(given.get("modalities"), "modalities") not in ([], ["text"]):
+        raise RequestError("'modalities' can be ['text'] only.", "modalities", "unsupported_value")
+
+
+def _reasoning(given: Json) -> tuple[Any, int | None]:
+    """Effort and budget: `reasoning_effort`, or `reasoning` as OpenRouter has it."""
+    more = checks.mapping(given.get("reasoning"), "reasoning")
+    checks.known(more, ("effort", "max_tokens", "enabled", "exclude"), "reasoning.")
+    checks.flag(more.get("exclude"), "reasoning.exclude")
+    effort = checks.one_of(given.get("reasoning_effort"), "reasoning_effort", checks.EFFORTS)
+    effort = effort or checks.one_of(more.get("effort"), "reasoning.effort", checks.EFFORTS)
+    if checks.flag(more.get("enabled"), "reasoning.enabled") is False:
+        effort = "none"
+    return effort or None, checks.whole(more.get("max_tokens"), "reasoning.max_tokens", 0)
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    items = checks.objects(value, "messages")
+    if not items:
+        raise RequestError("'messages' is empty.", "messages")
+    return tuple(_message(item, f"messages.{place}") for place, item in enumerate(items))
+
+
+def _message(given: Json, where: str) -> Message:
+    checks.known(given, MESSAGE_FIELDS, f"{where}.")
+    for name in ("function_call", "audio"):
+        if given.get(name):
+            raise RequestError(f"'{where}.{name}' is not supported.", f"{where}.{name}", "unsupported_parameter")
+    role: Any = checks.one_of(
+        given.get("role"), f"{where}.role", ("system", "developer", "user", "assistant", "tool")
+    )
+    if not role:
+        raise RequestError(f"'{where}.role' is required.", f"{where}.role", "missing_parameter")
+    if role != "assistant" and given.get("tool_calls"):
+        raise RequestError(f"'{where}.tool_calls' belongs to an assistant's message.", f"{where}.tool_calls")
+    call_id = checks.string(given.get("tool_call_id"), f"{where}.tool_call_id", limit=256)
+    if role == "tool" and not call_id:
+        raise RequestError(f"'{where}.tool_call_id' is required.", f"{where}.tool_call_id", "missing_parameter")
+    thoughts = given.get("reasoning_content") or given.get("reasoning")
+    refusals: list[str] = []
+    return Message(
+        role=role,
+        parts=tuple(_parts(given.get("content"), f"{where}.content", refusals)),
+        name=checks.string(given.get("name"), f"{where}.name", limit=64),
+        calls=tuple(_calls(given.get("tool_calls"), f"{where}.tool_calls")),
+        call_id=call_id,
+        refusal=checks.string(given.get("refusal"), f"{where}.refusal") or "".join(refusals),
+        thoughts=checks.string(thoughts, f"{where}.reasoning_content"),
+        tokens=tuple(_handles(given.get("reasoning_details"), f"{where}.reasoning_details")),
+    )
+
+
+def _parts(value: Any, where: str, refusals: list[str]) -> Iterator[Part]:
+    if isinstance(value, str):
+        if value:
+            yield value
+        return
+    for place, part in enumerate(checks.objects(value, where)):
+        here = f"{where}.{place}"
+        kind = checks.string(part.get("type"), f"{here}.type")
+        if kind == "text":
+            checks.known(part, ("type", "text"), f"{here}.")
+            yield checks.string(part.get("text"), f"{here}.text")
+        elif kind == "refusal":
+            refusals.append(checks.string(part.get("refusal"), f"{here}.refusal"))
+        elif kind == "image_url":
+            checks.known(part, ("type", "image_url"), f"{here}.")
+            given = checks.mapping(part.get("image_url"), f"{here}.image_url")
+            yield checks.image(given.get("url"), f"{here}.image_url.url", given.get("detail"))
+        else:
+            raise RequestError(f"'{here}.type' must be text or image_url.", f"{here}.type", "unsupported_value")
+
+
+def _calls(value: Any, where: str) -> Iterator[Call]:
+    for place, call in enumerate(checks.objects(value, where)):
+        here = f"{where}.{place}"
+        checks.known(call, ("id", "type", "function", "index"), f"{here}.")
+        function = checks.mapping(call.get("function"), f"{here}.function")
+        yield Call(
+            checks.string(call.get("id"), f"{here}.id", limit=256),
+            _name(function.get("name"), f"{here}.function.name"),
+            checks.arguments(function.get("arguments"), f"{here}.function.arguments"),
+        )
+
+
+def _handles(value: Any, where: str) -> Iterator[str]:
+    """Opaque pieces of `reasoning_details`; their text is never trusted."""
+    for detail in checks.objects(value, where):
+        for key in ("data", "signature"):
+            if handle := checks.string(detail.get(key), f"{where}.{key}"):
+                yield handle
+
+
+def write(request: Request) -> Json:
+    """The body for an upstream that speaks chat completions."""
+    body = without_none(
+        {
+            "model": request.model,
+            "messages": [write_message(message) for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "tools": [_tool(tool) for tool in request.tools] or None,
+            "tool_choice": _choice(request.choice),
+            "parallel_tool_calls": request.parallel if request.tools else None,
+            "response_format": _format(request.format),
+            "reasoning_effort": request.effort,
+            "logprobs": True if request.logprobs else None,
+            "top_logprobs": request.top_logprobs if request.logprobs else None,
+            **write_sampling(request),
+        }
+    )
+    if request.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return body
+
+
+def write_sampling(request: Request) -> Json:
+    """What chat completions and plain completions are told about sampling; None where nothing was said."""
+    return {
+        "n": request.n if request.n > 1 else None,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "logit_bias": request.bias,
+    }
+
+
+def write_message(message: Message) -> Json:
+    """A message; `thoughts` are written as `reasoning_content`: who filled them in means them to be sent."""
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.calls
+    ]
+    return without_none(
+        {
+            "role": message.role,
+            "content": _content(message.parts, empty=None if calls or message.refusal else ""),
+            "name": message.name or None,
+            "refusal": message.refusal or None,
+            "reasoning_content": message.thoughts or None,
+            "tool_calls": calls or None,
+            "tool_call_id": message.call_id or None,
+        },
+        keep=("content",),
+    )
+
+
+def _content(parts: tuple[Part, ...], empty: str | None) -> Any:
+    if not parts:
+        return empty
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [{"type": "text", "text": p} if isinstance(p, str) else _image(p) for p in parts]
+
+
+def _image(part: Image) -> Json:
+    inner = without_none({"url": part.data_url, "detail": part.detail or None})
+    return {"type": "image_url", "image_url": inner}
+
+
+def _tool(tool: Tool) -> Json:
+    function = without_none(
+        {
+            "name": tool.name,
+            "description": tool.description or None,
+            "parameters": tool.parameters,
+            "strict": tool.strict,
+        }
+    )
+    return {"type": "function", "function": function}
+
+
+def _choice(choice: str) -> Any:
+    kind, _, name = choice.partition(":")
+    return {"type": "function", "function": {"name": name}} if name else kind or None
+
+
+def _format(form: Format | None) -> Json | None:
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "json_object"}
+    schema = without_none(
+        {
+            "name": form.name,
+            "description": form.description or None,
+            "schema": form.schema,
+            "strict": form.strict,
+        }
+    )
+    return {"type": "json_schema", "json_schema": schema}
