@@ -92,12 +92,24 @@ def usage(prompt: int = 5, completion: int = 9, reasoning: int = 4) -> Json:
         "total_tokens": prompt + completion,
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
-    return {"id": "up-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [], "usage": told}
+    return {
+        "id": "up-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [],
+        "usage": told,
+    }
 
 
 def message(reasoning: str = "", content: str = "", **more: Any) -> Json:
     """A whole chat completion."""
-    said = {"role": "assistant", "content": content, **({"reasoning_content": reasoning} if reasoning else {}), **more}
+    said = {
+        "role": "assistant",
+        "content": content,
+        **({"reasoning_content": reasoning} if reasoning else {}),
+        **more,
+    }
     choice = {"index": 0, "message": said, "finish_reason": "tool_calls" if "tool_calls" in more else "stop"}
     return {
         "id": "up-1", "object": "chat.completion", "created": 1, "model": "served", "choices": [choice],
@@ -124,9 +136,14 @@ class Running:
 
 @contextmanager
 def serving(
-    mock: Mock | None = None, *, policy: str | None = None, parts: Parts | None = None, tmp: Any = None, **settings: Any
+    mock: Mock | None = None,
+    *,
+    policy: str | None = None,
+    parts: Parts | None = None,
+    tmp: Any = None,
+    **settings: Any,
 ) -> Iterator[Running]:
-    """Run a gateway before `mock`. `settings` are those of the upstream, or `listen`, `models`, ... of the server."""
+    """Run a gateway before `mock`. `settings` are those of the upstream, or `listen`, `models` of the server."""
     mock = mock or Mock()
     port, upstream_port = free_port(), free_port()
     server_keys = {k: settings.pop(k) for k in ("listen", "models", "vault") if k in settings}

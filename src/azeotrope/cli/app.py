@@ -7,9 +7,21 @@ from typing import Annotated
 import typer
 
 from azeotrope import __version__
-from azeotrope.cli import catalog, claims, defend, detect, extend, extract, recommend, single, studies
+from azeotrope.cli import (
+    catalog,
+    claims,
+    defend,
+    detect,
+    extend,
+    extract,
+    policy,
+    recommend,
+    serve,
+    single,
+    studies,
+)
 
-FIRST, STUDIES, SINGLE, EXTEND = "Start here", "Studies", "One stage alone", "Extend"
+FIRST, STUDIES, SINGLE, GATEWAY, EXTEND = "Start here", "Studies", "One stage alone", "Gateway", "Extend"
 
 app = typer.Typer(
     name="azeotrope",
@@ -58,6 +70,8 @@ app.command("epsilon", rich_help_panel=SINGLE)(single.epsilon)
 app.command("defend", rich_help_panel=SINGLE)(defend.defend)
 app.command("detect", rich_help_panel=SINGLE)(detect.detect)
 app.command("extract", rich_help_panel=SINGLE)(extract.extract)
+app.command("serve", rich_help_panel=GATEWAY)(serve.serve)
+app.add_typer(policy.app, name="policy", rich_help_panel=GATEWAY)
 
 new = typer.Typer(
     help="Write the file of a new method.", no_args_is_help=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
+log = logging.getLogger("azeotrope.gateway")
 T = TypeVar("T")
 ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
 ROUTES = {f"/v1{dialect_path}": name for name, dialect_path in (
@@ -33,6 +35,7 @@ ROUTES = {f"/v1{dialect_path}": name for name, dialect_path in (
     ("responses", "/responses"),
     ("messages", "/messages"),
 )}  # fmt: skip
+POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
 CLIENT_GONE = 499  # in metrics and records; no client ever reads it
 
@@ -105,11 +108,23 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                watcher = asyncio.ensure_future(self._watch_policy())
                 await send({"type": "lifespan.startup.complete"})
             else:
+                watcher.cancel()
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    async def _watch_policy(self) -> None:
+        """Read the policy again when its file changes; a bad file leaves the old policy in force."""
+        while True:
+            await asyncio.sleep(POLL)
+            if self.policy.changed():
+                await asyncio.to_thread(self.policy.reload)
+                self.metrics.reloads.labels("failed" if self.policy.error else "done").inc()
+                if self.policy.error:
+                    log.error("The policy stays as it was: %s", self.policy.error)
 
     async def _http(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         path, method = scope["path"], scope["method"]

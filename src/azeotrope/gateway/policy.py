@@ -23,7 +23,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from azeotrope.core import plugins
 from azeotrope.core.errors import ConfigError, MissingError, nearest
-from azeotrope.core.methods import Defense, Settings, Stage, SurfaceDefense, TraceDefense, explain, parse_method
+from azeotrope.core.methods import (
+    Defense,
+    Settings,
+    Stage,
+    SurfaceDefense,
+    TraceDefense,
+    differing,
+    explain,
+    parse_method,
+)
 from azeotrope.core.seeds import fingerprint
 from azeotrope.gateway.shield import Treatment
 
@@ -173,7 +182,7 @@ class Resolved:
     @property
     def labels(self) -> tuple[str, ...]:
         """The defenses, as tables write them."""
-        return tuple(method.label for method in (*self.logits, *self.texts, *self.surfaces))
+        return tuple(map(told, (*self.logits, *self.texts, *self.surfaces)))
 
     @property
     def treatment(self) -> Treatment:
@@ -187,6 +196,11 @@ class Resolved:
             tell_reasoning=told == "told",
             bill_reasoning=told != "hidden",
         )
+
+
+def told(method: Defense) -> str:
+    """A defense with its strength, as tables write it."""
+    return f"{method.kind}({', '.join(differing(method, always=method.dial))})"
 
 
 DEFAULT = Path(__file__).parent / "default_policy.yaml"
@@ -268,7 +282,7 @@ def _resolve(name: str, stance: Stance, path: Path) -> Resolved:
         name=name,
         stance=stance,
         study=study,
-        unmeasured=tuple(m.label for m in (*logits, *texts) if m.identity() not in known),
+        unmeasured=tuple(told(m) for m in (*logits, *texts) if m.identity() not in known and m.kind != "summary"),
         texts=texts,
         surfaces=surfaces,
         logits=logits,

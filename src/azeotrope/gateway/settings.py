@@ -60,8 +60,6 @@ class UpstreamSettings(Settings):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("write an address such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("an address must not hold a password; use key_env or key_file")
         return value.rstrip("/")
 
     def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -136,6 +134,19 @@ class ServerFile(Settings):
         return None if known is None else (self.upstreams[known.upstream], known.served or model)
 
 
+def parse_settings(raw: Any, where: str) -> ServerFile:
+    """Settings from plain values. Raises ConfigError, which never quotes an address that holds a password."""
+    upstreams = raw.get("upstreams") if isinstance(raw, dict) else None
+    for name, one in upstreams.items() if isinstance(upstreams, dict) else ():
+        url = one.get("url") if isinstance(one, dict) else None
+        if isinstance(url, str) and "@" in url.partition("://")[2].partition("/")[0]:
+            raise ConfigError(f"{where}: the address of upstream '{name}' must not hold a password; use key_env.")
+    try:
+        return ServerFile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, '', ServerFile)}") from None
+
+
 def load_settings(path: Path) -> ServerFile:
     """Read the server's file. Raises MissingError and ConfigError."""
     try:
@@ -147,10 +158,7 @@ def load_settings(path: Path) -> ServerFile:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         raise ConfigError(f"{path}{f', line {place.line + 1}' if place else ''} is not valid YAML.") from None
-    try:
-        found = ServerFile.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, '', ServerFile)}") from None
+    found = parse_settings(raw, str(path))
     if found.policy is not None and not found.policy.is_absolute():
         found = found.model_copy(update={"policy": path.parent / found.policy})
     return found

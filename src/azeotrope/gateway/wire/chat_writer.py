@@ -90,9 +90,7 @@ def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = N
         {
             "index": index,
             "message": message(choice, form),
-            "logprobs": {"content": [_logprob(t) for t in choice.logprobs], "refusal": None}
-            if form.logprobs
-            else None,
+            "logprobs": _shown(choice) if form.logprobs else None,
             "finish_reason": REASONS[choice.reason or "stop"],
         }
         for index, choice in sorted(reply.choices.items())
@@ -156,6 +154,11 @@ def error_body(problem: Problem) -> Json:
     """An error in the shape of OpenAI-compatible servers."""
     told = {"message": problem.message, "type": KINDS[problem.kind]}
     return {"error": {**told, "param": problem.param or None, "code": problem.code or None}}
+
+
+def _shown(choice: Choice) -> Json | None:
+    tokens = [_logprob(token) for token in choice.logprobs]
+    return {"content": tokens, "refusal": None} if tokens else None
 
 
 def _logprob(token: ev.Logprob) -> Json:

@@ -1,0 +1,82 @@
+"""`serve`: the gateway, in front of an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from azeotrope.cli.out import say
+
+
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="The server's file (upstreams, models, ...)."),
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The upstream, such as http://127.0.0.1:8000/v1, without a file."),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The policy (default: the file's, or the built-in one).")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where to listen (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on (8080).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Server processes (1).")] = None,
+) -> None:
+    """Serve defended replies in front of an OpenAI-compatible server, until it is stopped."""
+    from azeotrope.gateway import boot
+    from azeotrope.gateway.settings import ServerFile
+
+    settings = _settings(config, upstream)
+    listen = {k: v for k, v in {"host": host, "port": port, "workers": workers}.items() if v is not None}
+    changes: dict[str, Any] = {"listen": settings.listen.model_copy(update=listen)}
+    if policy is not None:
+        changes["policy"] = policy.resolve()
+    settings = ServerFile.model_validate(settings.model_copy(update=changes).model_dump())
+    gateway = boot.build(settings)  # everything that is wrong is said here, before anybody listens
+    for warning in gateway.policy.current.warnings:
+        say(f"Warning: {warning}.")
+    os.environ.update(boot.environment(settings))
+    where = f"http://{settings.listen.host}:{settings.listen.port}"
+    upstreams = ", ".join(one.url for one in settings.upstreams.values())
+    say(f"Azeotrope gateway at {where}, in front of {upstreams}; policy {gateway.policy.current.hash}.")
+    _granian(settings)
+
+
+def _settings(config: Path | None, upstream: str | None) -> Any:
+    from azeotrope.core.errors import ConfigError
+    from azeotrope.gateway.settings import load_settings, parse_settings
+
+    if (config is None) == (upstream is None):
+        raise ConfigError(
+            "Name the upstream by --upstream URL, or the server's file by --config FILE: one of them."
+        )
+    if config is not None:
+        return load_settings(config)
+    return parse_settings({"upstreams": {"main": {"url": upstream}}}, "--upstream")
+
+
+def _granian(settings: Any) -> None:
+    """Run the server processes."""
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    listen = settings.listen
+    Server(
+        "azeotrope.gateway.boot:make",
+        factory=True,
+        address=listen.host,
+        port=listen.port,
+        interface=Interfaces.ASGI,
+        workers=listen.workers,
+        log_access=False,
+        log_level=LogLevels.warning,
+        websockets=False,
+        backpressure=10_000,
+        workers_kill_timeout=int(listen.drain) + 5,
+    ).serve()

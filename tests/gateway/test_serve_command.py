@@ -1,0 +1,129 @@
+"""`azeotrope serve` as a process: it serves, drains when it is told to stop, and says what is wrong beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import aiohttp
+import pytest
+from aiohttp import web
+from gateway_drive import Mock, delta, frames, free_port, lines, message
+
+COMMAND = [sys.executable, "-c", "from azeotrope.cli import main; main()", "serve"]
+ASK = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@contextmanager
+def upstream(mock: Mock) -> Iterator[str]:
+    """An upstream in a thread; yields its address."""
+    port, loop, ready, stop = free_port(), asyncio.new_event_loop(), Event(), asyncio.Event()
+
+    async def main() -> None:
+        application = web.Application()
+        application.router.add_post("/{tail:.*}", mock.handle)
+        runner = web.AppRunner(application, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        ready.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+@contextmanager
+def server(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, once it answers; yields the process and its address."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*COMMAND, "--port", str(port), *words], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        asyncio.run(answers(url, process))
+        yield process, url
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+async def answers(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until there is an answer. Raises AssertionError if the process ends first."""
+    until = time.monotonic() + 30
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < until:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            try:
+                async with session.get(url + "/healthz") as reply:
+                    assert reply.status == 200
+                    return
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+    raise AssertionError("no answer")
+
+
+async def ask(url: str, stream: bool = False) -> str:
+    body = {**ASK, "stream": stream}
+    async with aiohttp.ClientSession() as session, session.post(url + "/v1/chat/completions", json=body) as reply:
+        assert reply.status == 200
+        return await reply.text()
+
+
+def test_it_serves_reloads_its_policy_and_ends_what_it_has_begun(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    text = "azeotrope_gateway: 1\nstances: {one: {disclose: %s}}\ncontexts: [{name: all, stance: one}]\n"
+    policy.write_text(text % "none", encoding="utf-8")
+    slow = [delta(content="a"), *[delta(content="b")] * 20, delta(reason="stop")]
+    mock = Mock(body=message("I think.", "Yes."), frames=frames(*slow), pause=0.05)
+    with upstream(mock) as address, server("--upstream", address, "--policy", str(policy)) as (process, url):
+        assert "I think." not in asyncio.run(ask(url))
+        policy.write_text(text % "full", encoding="utf-8")
+        until = time.monotonic() + 10
+        while "I think." not in asyncio.run(ask(url)):
+            assert time.monotonic() < until, "the new policy is not in force"
+            time.sleep(0.1)
+
+        async def stop_in_the_middle() -> str:
+            task = asyncio.ensure_future(ask(url, stream=True))
+            while not mock.sent:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            return await task
+
+        chunks = lines(asyncio.run(stop_in_the_middle()))
+        assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "a" + "b" * 20
+        assert process.wait(15) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--upstream URL"),
+        (["--upstream", "ftp://x"], "http://127.0.0.1:8000/v1"),
+        (["--upstream", "http://user:secret@x/v1"], "must not hold a password"),
+        (["--upstream", "http://x/v1", "--policy", "absent.yaml"], "no policy file"),
+        (["--config", "absent.yaml"], "no server file"),
+    ],
+)
+def test_mistakes_end_it_before_anybody_listens(words: list[str], message: str) -> None:
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (2, 3)
+    assert message in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stderr.count("\n") == 1
