@@ -167,13 +167,7 @@ def serving(
         await web.TCPSite(runner, "127.0.0.1", upstream_port).start()
         server = Server(gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
         task = asyncio.ensure_future(server.serve())
-        async with aiohttp.ClientSession() as session:
-            while True:
-                try:
-                    async with session.get(f"http://127.0.0.1:{port}/healthz"):
-                        break
-                except aiohttp.ClientError:
-                    await asyncio.sleep(0.01)
+        await answers(f"http://127.0.0.1:{port}/healthz")
         ready.set()
         await stop.wait()
         await gateway.stop()
@@ -200,3 +194,40 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The bytes of a stream as they come."""
     async for piece in response.content.iter_any():
         yield piece
+
+
+@contextmanager
+def serving_app(gateway: Gateway) -> Iterator[str]:
+    """Run a gateway that needs no upstream elsewhere; yields its address."""
+    port, ready, loop = free_port(), threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def main() -> None:
+        server = Server(gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
+        task = asyncio.ensure_future(server.serve())
+        await answers(f"http://127.0.0.1:{port}/healthz")
+        ready.set()
+        await stop.wait()
+        await gateway.stop()
+        server.stop()
+        await task
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    assert ready.wait(20), "the gateway did not start"
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+
+
+async def answers(url: str) -> None:
+    """Wait until there is an answer."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(url):
+                    return
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.01)

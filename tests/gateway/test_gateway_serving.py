@@ -310,10 +310,10 @@ def test_a_request_cannot_hide_another_in_its_body(running: Running, mock: Mock)
     host, port = running.url.removeprefix("http://").split(":")
     inner = json.dumps(ASK).encode()
     hidden = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner
-    head = f"POST /v1/nothing HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = f"POST /v1/nothing HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n"
+    head += "Connection: close\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=10) as wire:
         wire.sendall(head.encode() + f"{len(hidden):x}\r\n".encode() + hidden + b"\r\n0\r\n\r\n")
-        wire.shutdown(socket.SHUT_WR)
         answer = b""
         while piece := wire.recv(65536):
             answer += piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,13 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="The upstream, such as http://127.0.0.1:8000/v1, without a file."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Serve this model ourselves (default, if no upstream is named: the embedded teacher).",
+        ),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The policy (default: the file's, or the built-in one).")
     ] = None,
@@ -31,7 +39,7 @@ def serve(
     from azeotrope.gateway import boot
     from azeotrope.gateway.settings import ServerFile
 
-    settings = _settings(config, upstream)
+    settings = _settings(config, upstream, teacher)
     listen = {k: v for k, v in {"host": host, "port": port, "workers": workers}.items() if v is not None}
     changes: dict[str, Any] = {"listen": settings.listen.model_copy(update=listen)}
     if policy is not None:
@@ -42,22 +50,24 @@ def serve(
         say(f"Warning: {warning}.")
     os.environ.update(boot.environment(settings))
     where = f"http://{settings.listen.host}:{settings.listen.port}"
-    upstreams = ", ".join(one.url for one in settings.upstreams.values())
-    say(f"Azeotrope gateway at {where}, in front of {upstreams}; policy {gateway.policy.current.hash}.")
+    behind = [one.url for one in settings.upstreams.values()]
+    behind += [settings.teacher.model] if settings.teacher else []
+    say(f"Azeotrope gateway at {where}, in front of {', '.join(behind)}; policy {gateway.policy.current.hash}.")
+    asyncio.run(gateway.stop())
     _granian(settings)
 
 
-def _settings(config: Path | None, upstream: str | None) -> Any:
+def _settings(config: Path | None, upstream: str | None, teacher: str | None) -> Any:
     from azeotrope.core.errors import ConfigError
     from azeotrope.gateway.settings import load_settings, parse_settings
 
-    if (config is None) == (upstream is None):
-        raise ConfigError(
-            "Name the upstream by --upstream URL, or the server's file by --config FILE: one of them."
-        )
+    if sum(one is not None for one in (config, upstream, teacher)) > 1:
+        raise ConfigError("Give one of --config, --upstream and --teacher; a file can name several upstreams.")
     if config is not None:
         return load_settings(config)
-    return parse_settings({"upstreams": {"main": {"url": upstream}}}, "--upstream")
+    if upstream is not None:
+        return parse_settings({"upstreams": {"main": {"url": upstream}}}, "--upstream")
+    return parse_settings({"teacher": {"model": teacher} if teacher else {}}, "--teacher")
 
 
 def _granian(settings: Any) -> None:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
-from azeotrope.core.errors import AzeotropeError
+from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
 from azeotrope.gateway.dialects import Dialect, dialect
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
 from azeotrope.gateway.ledger.key_ring import KeyRing
 from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitError, Limits, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
+from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
-from azeotrope.gateway.settings import ServerFile, UpstreamSettings
-from azeotrope.gateway.table import Decision, Facts, PolicyBox
-from azeotrope.gateway.upstream import Upstream, UpstreamError
+from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings, UpstreamSettings
+from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
+from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Vault
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
@@ -78,8 +79,10 @@ class Gateway:
             MemoryShelf(settings.vault.megabytes << 20), ttl=settings.vault.hours * 3600
         )
         self.relay = Relay(vault)
-        self._upstreams = {name: Upstream(one) for name, one in settings.upstreams.items()}
-        self._by_settings = {id(one): self._upstreams[name] for name, one in settings.upstreams.items()}
+        self._upstreams: dict[str, Asked] = {name: Upstream(one) for name, one in settings.upstreams.items()}
+        if settings.teacher is not None:
+            self._upstreams[TEACHER] = _teacher(settings.teacher, policy.current)
+        policy.accept(self._servable)
         self.active = 0
         self.draining = False
 
@@ -115,6 +118,21 @@ class Gateway:
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    def _servable(self, policy: Snapshot) -> None:
+        """Raise ConfigError for a stance whose defenses act while the model writes and are not set up here."""
+        local = self._upstreams.get(TEACHER)
+        for name, stance in policy.stances.items():
+            if not stance.logits:
+                continue
+            which = f"Stance '{name}': {told(stance.logits[0])}"
+            if set(self._upstreams) != {TEACHER}:
+                raise ConfigError(
+                    f"{which} acts while the model writes, which a server elsewhere does not let us do; "
+                    "use text defenses, or serve the model with --teacher."
+                )
+            if getattr(local, "bound", {}).get(name) != stance.logits:
+                raise ConfigError(f"{which} is set up at the start; restart for it.")
 
     async def _watch_policy(self) -> None:
         """Read the policy again when its file changes; a bad file leaves the old policy in force."""
@@ -211,7 +229,7 @@ class Gateway:
             if lease is not None:
                 await lease.settle(_used(job, len(data)))
 
-    async def _relay(self, case: Case, job: Job, upstream: Upstream, send: http.Send, stream: http.Stream) -> None:
+    async def _relay(self, case: Case, job: Job, upstream: Asked, send: http.Send, stream: http.Stream) -> None:
         exchange = await self._wait(case, self.relay.ask(job, upstream))
         try:
             if job.request.stream:
@@ -266,7 +284,7 @@ class Gateway:
         given = http.header(scope, b"authorization") or http.header(scope, b"x-api-key")
         return await self.parts.keys.authenticate(given)
 
-    def _model(self, request: Request, identity: Identity) -> tuple[Upstream, str]:
+    def _model(self, request: Request, identity: Identity) -> tuple[Asked, str]:
         """The upstream of the model that was named. A model that a key may not use is not there for it."""
         found = self.settings.find(request.model)
         model = self.settings.models.get(request.model)
@@ -275,7 +293,7 @@ class Gateway:
                 404, "not_found", "There is no such model here; see /v1/models.", "model_not_found", "model"
             )
             raise RefusedError(problem)
-        return self._by_settings[id(found[0])], found[1]
+        return self._upstreams[found[0]], found[1]
 
     def _facts(self, request: Request, identity: Identity) -> Facts:
         return Facts(
@@ -334,6 +352,16 @@ class Gateway:
         if job.pieces:
             metrics.chunks.inc(job.pieces)
             metrics.chunk.observe(job.busy / job.pieces)
+
+
+def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
+    """The model of our own. Raises ConfigError and MissingError."""
+    from azeotrope.gateway.local import LocalUpstream
+
+    stances = {name: stance.logits for name, stance in policy.stances.items() if stance.logits}
+    return LocalUpstream(
+        settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
+    )
 
 
 def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> None:

@@ -18,7 +18,7 @@ from azeotrope.gateway.dialects import Dialect, Reader, dialect
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.shield import Shield
 from azeotrope.gateway.table import Decision
-from azeotrope.gateway.upstream import Exchange, Upstream, UpstreamError
+from azeotrope.gateway.upstream import Answer, Asked, UpstreamError
 from azeotrope.gateway.vault import Record, Vault
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import Problem, WireError
@@ -80,11 +80,12 @@ class Relay:
         self._vault = vault
         self._dice = dice or secrets.token_bytes(32)
 
-    async def ask(self, job: Job, upstream: Upstream) -> Exchange:
+    async def ask(self, job: Job, upstream: Asked) -> Answer:
         """Send the request. Raises RefusedError for an answer that is none, UpstreamError and RequestError."""
         body = self.body(job, upstream.settings)
         outward = dialect("completions" if job.request.dialect == "completions" else upstream.settings.dialect)
-        exchange = await upstream.post(outward.path, body)
+        stance = job.decision.stance
+        exchange = await upstream.post(outward.path, body, stance=stance.name if stance.logits else "")
         if exchange.status != 200:
             try:
                 told = await exchange.body(LARGEST_ERROR)
@@ -129,7 +130,7 @@ class Relay:
         job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)
         return job.shield
 
-    async def stream(self, job: Job, exchange: Exchange, settings: UpstreamSettings, send: Send) -> None:
+    async def stream(self, job: Job, exchange: Answer, settings: UpstreamSettings, send: Send) -> None:
         """Pass a streamed reply on, piece by piece. What goes wrong on the way is told in the stream."""
         shield, outward = self.start(job), dialect(job.request.dialect)
         writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
@@ -168,7 +169,7 @@ class Relay:
         await send(out + writer.end())
         self.keep(job)
 
-    async def whole(self, job: Job, exchange: Exchange, settings: UpstreamSettings) -> bytes:
+    async def whole(self, job: Job, exchange: Answer, settings: UpstreamSettings) -> bytes:
         """A reply that is not streamed, as it may leave. Raises RefusedError and UpstreamError."""
         shield, outward = self.start(job), dialect(job.request.dialect)
         body = await exchange.body(settings.largest_reply)

@@ -76,6 +76,18 @@ class UpstreamSettings(Settings):
         return None
 
 
+class TeacherSettings(Settings):
+    """A model of one's own, served by this process. `task` is what defenses that need data of the model's use."""
+
+    model: str = "embedded/teacher"
+    task: str = "lookup"
+    temperature: float = Field(0.6, gt=0, le=2, description="where a request says none, and for calibration")
+    rows: int = Field(64, ge=1, description="replies that are written at a time")
+
+
+TEACHER = "teacher"  # the name of that upstream
+
+
 class ModelSettings(Settings):
     """A model that clients may name: where it is served and under which name. `tiers`: who may use it (all)."""
 
@@ -108,7 +120,8 @@ class ServerFile(Settings):
 
     azeotrope_server: Literal[1] = 1
     listen: Listen = Listen()
-    upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
+    upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict)
+    teacher: TeacherSettings | None = None
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     policy: Path | None = None
     keys: Literal["required", "none"] = "none"
@@ -116,22 +129,32 @@ class ServerFile(Settings):
 
     @model_validator(mode="after")
     def _known_upstreams(self) -> Self:
+        names = self.names
+        if not names:
+            raise ValueError("there is nobody to ask: give 'upstreams', or a 'teacher'")
+        if TEACHER in self.upstreams:
+            raise ValueError(f"'{TEACHER}' is the name of the local model; rename that upstream")
         for name, model in self.models.items():
-            if model.upstream not in self.upstreams:
+            if model.upstream not in names:
                 raise ValueError(
-                    f"model '{name}': no upstream '{model.upstream}'.{nearest(model.upstream, self.upstreams)}"
+                    f"model '{name}': no upstream '{model.upstream}'.{nearest(model.upstream, names)}"
                 )
         return self
 
-    def find(self, model: str) -> tuple[UpstreamSettings, str] | None:
-        """The upstream of a model and its name there; None for a model that there is not.
+    @property
+    def names(self) -> list[str]:
+        """The upstreams, the local model among them."""
+        return [*self.upstreams, *([TEACHER] if self.teacher else [])]
+
+    def find(self, model: str) -> tuple[str, str] | None:
+        """The name of a model's upstream, and the model's name there; None for a model that there is not.
 
         Without `models`, the only upstream serves whatever is named.
         """
-        if not self.models and len(self.upstreams) == 1:
-            return next(iter(self.upstreams.values())), model
+        if not self.models and len(self.names) == 1:
+            return self.names[0], model
         known = self.models.get(model)
-        return None if known is None else (self.upstreams[known.upstream], known.served or model)
+        return None if known is None else (known.upstream, known.served or model)
 
 
 def parse_settings(raw: Any, where: str) -> ServerFile:

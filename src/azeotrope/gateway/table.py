@@ -5,7 +5,7 @@ A snapshot never changes; a reload makes another one and swaps it in whole. Requ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +142,13 @@ class PolicyBox:
         self._path, self._lock = path, Lock()
         self.current = first
         self.error = ""
+        self._check: Callable[[Snapshot], None] = lambda snapshot: None
         self._seen = self._stamp()
+
+    def accept(self, check: Callable[[Snapshot], None]) -> None:
+        """Hold this policy and every later one to `check`, which raises ConfigError."""
+        check(self.current)
+        self._check = check
 
     def reload(self) -> bool:
         """Read the file again; True if another policy is in force now. `error` says what was wrong with it."""
@@ -152,6 +158,7 @@ class PolicyBox:
             self._seen = self._stamp()
             try:
                 found = snapshot(self._path)
+                self._check(found)
             except AzeotropeError as error:
                 self.error = str(error)
                 return False

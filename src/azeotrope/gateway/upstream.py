@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import aiohttp
 
@@ -27,6 +27,53 @@ class UpstreamError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
         self.problem = problem
+
+
+class Answer(Protocol):
+    """An answer that is coming in; `Exchange` says what each means."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds, if it asks for patience."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end."""
+        ...
+
+    async def body(self, most: int) -> bytes:
+        """All of it."""
+        ...
+
+    async def finish(self) -> None:
+        """The reply is over."""
+        ...
+
+    def close(self) -> None:
+        """End it at once."""
+        ...
+
+
+class Asked(Protocol):
+    """Whoever can be asked: a server elsewhere, or a model here. `Upstream` says what each means."""
+
+    @property
+    def settings(self) -> UpstreamSettings:
+        """How it is asked."""
+        ...
+
+    async def post(self, path: str, body: bytes, *, stance: str = "") -> Answer:
+        """Send a request."""
+        ...
+
+    async def stop(self) -> None:
+        """Close what is open."""
+        ...
 
 
 class Exchange:
@@ -118,12 +165,19 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: bytes) -> Exchange:
+    async def post(self, path: str, body: bytes, *, stance: str = "") -> Exchange:
         """Send `body`; return once the status is known. Raises UpstreamError.
+
+        `stance` names one whose defenses act while the model writes: servers elsewhere know none, and are not
+        asked.
 
         A refused connection, one that ends before the status, and statuses that ask for it are tried again, as
         far as the retries of this request and the pool's budget go.
         """
+        if stance:
+            raise UpstreamError(
+                Problem(503, "overloaded", "This stance cannot be served now.", "stance_unavailable")
+            )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.timeouts.total
         self._budget = min(10.0, self._budget + EARNED)
@@ -189,6 +243,11 @@ class Upstream:
                 read_bufsize=256 * 1024,
             )
         return self._session
+
+
+def unavailable() -> Problem:
+    """The defense that the policy wants is not there; nothing is served without it."""
+    return Problem(503, "overloaded", "This cannot be served now; try again later.", "stance_unavailable")
 
 
 def stalled() -> Problem:

@@ -20,7 +20,7 @@ from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.maths.hashrng import row_keys, uniforms
 from azeotrope.models.lm import LM
-from azeotrope.models.stepper import Stepper, is_plain
+from azeotrope.models.stepper import StepOut, Stepper, is_plain
 
 _SAMPLING_STREAM = 0
 _COMPACT_BELOW = 0.94  # share of live rows below which finished ones are dropped
@@ -94,7 +94,9 @@ class Sample:
 
 
 @dataclass
-class _Row:
+class Row:
+    """A row on its way: its place in the batch and what was written so far."""
+
     index: int
     ids: list[int]
     moved: list[float]
@@ -134,52 +136,42 @@ def decode(
                 prompts=tuple(tuple(prompts[i]) for i in chosen),
                 seeds_B=torch.tensor([seeds[i] for i in chosen], dtype=torch.int64, device=lm.model.device),
             )
-            run = _Run(lm, batch, sampling, rules, limit, record)
-            for i, sample in zip(chosen, run.all(), strict=True):
+            run = Run(lm, batch, sampling, rules, record)
+            for i, sample in zip(chosen, run.all(limit), strict=True):
                 samples[i] = sample
             if progress is not None:
                 progress(len(chosen))
     return [s for s in samples if s is not None]
 
 
-class _Run:
-    """One batch on its way through the decoder."""
+class Run:
+    """One batch on its way through the decoder, a token at a time: `step` until it says that no row is left.
+
+    `live` are the rows that are still being written, in the order of the models' caches.
+    """
 
     def __init__(
-        self, lm: LM, batch: Batch, sampling: Sampling, rules: Sequence[LogitRule], limit: int, record: bool
+        self, lm: LM, batch: Batch, sampling: Sampling, rules: Sequence[LogitRule], record: bool = False
     ) -> None:
-        self.lm, self.sampling, self.limit, self.record = lm, sampling, limit, record
+        self.lm, self.sampling, self.record = lm, sampling, record
         self.batch = batch
-        self.rows = [_Row(i, [], []) for i in range(len(batch.prompts))]
+        self.rows = [Row(i, [], []) for i in range(len(batch.prompts))]
         self.live = list(self.rows)
         self.seeds_B = batch.seeds_B
         self.rules = rules
         self.seen_BV = _seen(batch, lm) if sampling.repetition_penalty != 1.0 else None
+        self.t = 0
+        self._tokens_B: Tensor | None = None
+        self._teacher: Stepper | None = None
+        self._sessions: list[Session] = []
 
-    def all(self) -> list[Sample]:
-        """Decode every row of the batch to its end."""
-        rules, head_VD = self._rules()
-        teacher = Stepper(self.lm, hidden=any(rule.needs_hidden for rule in rules), head_VD=head_VD)
-        sessions: list[Session] = []
+    def all(self, limit: int) -> list[Sample]:
+        """Decode every row of the batch to its end, or to `limit` tokens."""
         try:
-            sessions.extend(rule.open(self.batch) for rule in rules)
-            out = teacher.prefill(self.batch.prompts)
-            tokens_B: Tensor | None = None
-            for t in range(self.limit):
-                view = StepView(t, tokens_B, self._shape(out.logits_BV), out.hidden_BD, self.seeds_B)
-                tokens_B = self._draw(view, sessions)
-                keep = self._note(tokens_B)
-                if not self.live:
-                    break
-                if keep is not None:
-                    tokens_B = tokens_B[keep]
-                    self._compact(keep, [teacher, *sessions])
-                if t + 1 < self.limit:
-                    out = teacher.advance(tokens_B)
+            while self.t < limit and self.step():
+                pass
         finally:
-            teacher.close()
-            for session in sessions:
-                session.close()
+            self.close()
         return [
             Sample(
                 tuple(row.ids),
@@ -189,6 +181,42 @@ class _Run:
             )
             for row in self.rows
         ]
+
+    def step(self) -> bool:
+        """Write one more token of every live row; whether any row is left. Raises RunError (not finite)."""
+        if self._teacher is None or self._tokens_B is None:
+            out = self._begin()
+        else:
+            out = self._teacher.advance(self._tokens_B)
+        view = StepView(self.t, self._tokens_B, self._shape(out.logits_BV), out.hidden_BD, self.seeds_B)
+        self._tokens_B = self._draw(view, self._sessions)
+        keep = self._note(self._tokens_B)
+        self.t += 1
+        if self.live and keep is not None:
+            self.keep(keep)
+        return bool(self.live)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the live rows only (int64 [B'])."""
+        if self._teacher is None or self._tokens_B is None:
+            raise RunError("Rows can be dropped between steps only.")
+        self._tokens_B = self._tokens_B[rows]
+        self._compact(rows, [self._teacher, *self._sessions])
+
+    def close(self) -> None:
+        """Release the caches."""
+        if self._teacher is not None:
+            self._teacher.close()
+        for session in self._sessions:
+            session.close()
+        self._sessions = []
+
+    def _begin(self) -> StepOut:
+        rules, head_VD = self._rules()
+        self._teacher = Stepper(self.lm, hidden=any(rule.needs_hidden for rule in rules), head_VD=head_VD)
+        for rule in rules:
+            self._sessions.append(rule.open(self.batch))
+        return self._teacher.prefill(self.batch.prompts)
 
     def _rules(self) -> tuple[Sequence[LogitRule], Tensor | None]:
         """The rules to run step by step, and the head that stands for the first one if it is a head edit.

@@ -31,6 +31,7 @@ class Splitter:
         if not tags or not all(a and b for a, b in tags):
             raise ConfigError("Reasoning needs an opening and a closing tag, and both must hold characters.")
         self._tags = tuple(tags)
+        self._firsts = "".join({tag[0] for pair in tags for tag in pair})
         self._held = ""
         self._closing: tuple[str, ...] = tuple(close for _, close in tags) if opened else ()
         self.stray = False
@@ -49,6 +50,10 @@ class Splitter:
         """Return what `text` decides."""
         text = self._held + text
         found: list[Piece] = []
+        if not any(first in text for first in self._firsts):  # most pieces: no tag can begin here
+            self._held = ""
+            self._add(found, text)
+            return found
         at = 0
         while True:
             place, tag = self._next(text, at)

@@ -1,0 +1,156 @@
+"""The lock-step decoder as a service: requests join while others are being written.
+
+One thread decodes. What arrives together, with the same sampling and the same composition of defenses, is one
+batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at hand and not
+for others' ends. Batches are not merged: defenses count steps from the prompt on, and a row's tokens depend on
+its seed alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from azeotrope.core.errors import ConfigError, RunError, nearest
+from azeotrope.core.sampling import Sampling
+from azeotrope.models.decode import Batch, LogitRule, Row, Run
+from azeotrope.models.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A prompt to be continued.
+
+    `take(token, finished)` is called from the decoder's thread with every token and must be quick; it says
+    whether to go on. `finished`: the model ended by itself (the token is the end-of-sequence token). `fail` is
+    called at most once, instead of more tokens. `rules` names a composition of defenses of the engine.
+    """
+
+    prompt: tuple[int, ...]
+    seed: int
+    sampling: Sampling
+    limit: int
+    take: Callable[[int, bool], bool]
+    fail: Callable[[RunError], None]
+    rules: str = ""
+
+
+@dataclass(slots=True)
+class _Cohort:
+    run: Run
+    tickets: list[Ticket]
+
+    def turn(self) -> bool:
+        """Write one more token of every row and hand it over; whether any row is left."""
+        writing = [row for row in self.run.live if not row.finished]
+        self.run.step()
+        stopped = {row.index for row in writing if not self._hand_over(row)}
+        left = [i for i, row in enumerate(self.run.live) if not row.finished and row.index not in stopped]
+        if left and stopped:
+            self.run.keep(torch.tensor(left, dtype=torch.long))
+        return bool(left)
+
+    def _hand_over(self, row: Row) -> bool:
+        ticket = self.tickets[row.index]
+        goes_on = ticket.take(row.ids[-1], row.finished)
+        return goes_on and len(row.ids) < ticket.limit
+
+
+class Engine:
+    """Decodes tickets with `lm` until `stop`. `rules` are compositions by name; "" is the undefended model.
+
+    At most `rows` are written at a time and `waiting` wait; `submit` raises RunError beyond that.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        rules: Mapping[str, Sequence[LogitRule]] | None = None,
+        *,
+        rows: int = 64,
+        waiting: int = 1024,
+    ) -> None:
+        self.lm = lm
+        self._rules: dict[str, Sequence[LogitRule]] = {"": (), **(rules or {})}
+        self._rows, self._most = rows, waiting
+        self._waiting: deque[Ticket] = deque()
+        self._cohorts: list[_Cohort] = []
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="azeotrope-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def active(self) -> int:
+        """Rows that are being written."""
+        return sum(len(cohort.run.live) for cohort in self._cohorts)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Put a prompt in line. Raises ConfigError (empty prompt, unknown rules) and RunError (full, stopped)."""
+        if not ticket.prompt:
+            raise ConfigError("An empty prompt cannot be continued; give it at least one token.")
+        if ticket.rules not in self._rules:
+            raise ConfigError(f"The engine has no defenses '{ticket.rules}'.{nearest(ticket.rules, self._rules)}")
+        with self._wake:
+            if self._stopping or len(self._waiting) >= self._most:
+                raise RunError("The model's line is full; try again later.")
+            self._waiting.append(ticket)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End at once: what is not finished fails."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        with torch.no_grad():
+            while True:
+                with self._wake:
+                    while not (self._waiting or self._cohorts or self._stopping):
+                        self._wake.wait()
+                    if self._stopping:
+                        break
+                    arrived = self._arrived()
+                self._cohorts += [self._open(tickets) for tickets in arrived]
+                self._cohorts = [cohort for cohort in self._cohorts if self._turn(cohort)]
+        error = RunError("The model was stopped before it was finished.")
+        for ticket in [*self._waiting, *(t for cohort in self._cohorts for t in cohort.tickets)]:
+            ticket.fail(error)
+        for cohort in self._cohorts:
+            cohort.run.close()
+
+    def _arrived(self) -> list[list[Ticket]]:
+        """The tickets there is room for, in batches of one sampling and one composition."""
+        groups: dict[tuple[str, str], list[Ticket]] = {}
+        room = self._rows - self.active
+        while self._waiting and room > 0:
+            ticket = self._waiting.popleft()
+            groups.setdefault((ticket.rules, ticket.sampling.model_dump_json()), []).append(ticket)
+            room -= 1
+        return list(groups.values())
+
+    def _open(self, tickets: list[Ticket]) -> _Cohort:
+        seeds_B = torch.tensor([t.seed for t in tickets], dtype=torch.int64, device=self.lm.model.device)
+        batch = Batch(tuple(ticket.prompt for ticket in tickets), seeds_B)
+        return _Cohort(Run(self.lm, batch, tickets[0].sampling, self._rules[tickets[0].rules]), tickets)
+
+    def _turn(self, cohort: _Cohort) -> bool:
+        """One turn; whether any row is left. An error ends this batch, not the engine."""
+        try:
+            if cohort.turn():
+                return True
+        except Exception as error:  # whatever it is, whoever waits must hear of it
+            told = (
+                error if isinstance(error, RunError) else RunError(f"The model failed ({type(error).__name__}).")
+            )
+            for row in cohort.run.live:
+                if not row.finished:
+                    cohort.tickets[row.index].fail(told)
+        cohort.run.close()
+        return False

@@ -1,0 +1,124 @@
+"""Requests that join while others are written get what they would get alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from azeotrope.core.errors import ConfigError, RunError
+from azeotrope.core.sampling import Sampling
+from azeotrope.defenses.base import Bench
+from azeotrope.defenses.poe import ProductOfExperts
+from azeotrope.models.decode import decode
+from azeotrope.models.engine import Engine, Ticket
+from azeotrope.models.lm import LM, load
+from azeotrope.tasks.lookup import Lookup
+
+SAMPLING = Sampling(temperature=0.8)
+LIMIT = 60
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("embedded/teacher")
+
+
+@pytest.fixture(scope="module")
+def engine(lm: LM) -> Iterator[Engine]:
+    rule = ProductOfExperts(gamma=0.3).bind(Bench(lm, Lookup(), SAMPLING))
+    found = Engine(lm, {"poe": [rule]}, rows=6)
+    yield found
+    found.stop()
+
+
+class Client:
+    """Waits for one reply; stops after `most` tokens."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.ids: list[int] = []
+        self.finished = False
+        self.error: RunError | None = None
+        self.most = most
+        self.over = threading.Event()
+
+    def take(self, token: int, finished: bool) -> bool:
+        self.ids.append(token)
+        self.finished = finished
+        goes_on = not finished and len(self.ids) < min(self.most, LIMIT)
+        if not goes_on:
+            self.over.set()
+        return goes_on
+
+    def fail(self, error: RunError) -> None:
+        self.error = error
+        self.over.set()
+
+
+def prompts(lm: LM, n: int) -> list[tuple[int, ...]]:
+    return [tuple(ids) for ids in lm.encode_many([p.prompt for p in Lookup().problems("test", n, 3)])]
+
+
+def send(engine: Engine, prompt: tuple[int, ...], seed: int, rules: str = "", most: int = 10_000) -> Client:
+    client = Client(most)
+    engine.submit(Ticket(prompt, seed, SAMPLING, LIMIT, client.take, client.fail, rules))
+    return client
+
+
+@pytest.mark.parametrize("rules", ["", "poe"])
+def test_joining_changes_nothing(lm: LM, engine: Engine, rules: str) -> None:
+    given = prompts(lm, 9)  # more than fit at a time
+    first = [send(engine, prompt, seed, rules) for seed, prompt in enumerate(given[:4])]
+    while not first[0].ids:
+        pass
+    later = [send(engine, prompt, seed + 4, rules) for seed, prompt in enumerate(given[4:])]
+    for client in first + later:
+        assert client.over.wait(60)
+    bound = engine._rules[rules]
+    alone = decode(lm, given, list(range(9)), SAMPLING, rules=bound, max_new_tokens=LIMIT)
+    assert [tuple(client.ids) for client in first + later] == [sample.ids for sample in alone]
+    assert [client.finished for client in first + later] == [sample.finished for sample in alone]
+
+
+def test_who_stops_does_not_stop_the_others(lm: LM, engine: Engine) -> None:
+    given = prompts(lm, 3)
+    one, two, three = (
+        send(engine, prompt, 5, most=most) for prompt, most in zip(given, (3, 10_000, 7), strict=True)
+    )
+    for client in (one, two, three):
+        assert client.over.wait(60)
+    (alone,) = decode(lm, given[1:2], [5], SAMPLING, max_new_tokens=LIMIT)
+    assert (len(one.ids), tuple(two.ids), len(three.ids)) == (3, alone.ids, 7)
+
+
+def test_what_cannot_be_taken(lm: LM, engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="empty prompt"):
+        send(engine, (), 1)
+    with pytest.raises(ConfigError, match="Did you mean 'poe'"):
+        send(engine, (5, 6), 1, "po")
+
+
+def test_an_error_reaches_who_waits_and_nobody_else(lm: LM, engine: Engine) -> None:
+    bad = send(engine, (10**6,), 1)  # no such token
+    assert bad.over.wait(60)
+    assert bad.error is not None
+    good = send(engine, prompts(lm, 1)[0], 1)
+    assert good.over.wait(60)
+    assert good.error is None
+
+
+def test_stopping_fails_what_is_not_finished(lm: LM) -> None:
+    engine = Engine(lm, rows=1, waiting=1)
+    given = prompts(lm, 1)[0]
+    running = send(engine, given, 1)
+    while not running.ids:
+        pass
+    waiting = send(engine, given, 2)  # there is one row, and it is taken
+    with pytest.raises(RunError, match="full"):
+        send(engine, given, 3)
+    engine.stop()
+    assert waiting.over.wait(5)
+    assert running.over.wait(5)
+    with pytest.raises(RunError):
+        send(engine, given, 4)
