@@ -16,7 +16,8 @@ from aiohttp import web
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from azeotrope.gateway.app import Gateway, Parts
+from azeotrope.gateway.app import Gateway
+from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile
 from azeotrope.gateway.table import PolicyBox
@@ -139,7 +140,7 @@ def serving(
     mock: Mock | None = None,
     *,
     policy: str | None = None,
-    parts: Parts | None = None,
+    desk: Desk | None = None,
     tmp: Any = None,
     **settings: Any,
 ) -> Iterator[Running]:
@@ -155,7 +156,7 @@ def serving(
         path = tmp / "policy.yaml"
         path.write_text(policy, encoding="utf-8")
         box = PolicyBox(path)
-    gateway = Gateway(file, box, parts)
+    gateway = Gateway(file, box, desk)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop = asyncio.Event()
 

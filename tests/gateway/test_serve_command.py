@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -111,10 +112,17 @@ def test_it_serves_reloads_its_policy_and_ends_what_it_has_begun(tmp_path: Path)
         assert process.wait(15) == 0
 
 
+def test_with_nothing_configured_it_serves_the_embedded_teacher() -> None:
+    with server() as (_, url):
+        told = json.loads(asyncio.run(ask(url)))
+        assert told["choices"][0]["message"]["content"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--upstream URL"),
+        (["--upstream", "http://x/v1", "--teacher", "embedded/teacher"], "Give one of"),
+        (["--teacher", "embedded/techer"], "Did you mean 'teacher'?"),
         (["--upstream", "ftp://x"], "http://127.0.0.1:8000/v1"),
         (["--upstream", "http://user:secret@x/v1"], "must not hold a password"),
         (["--upstream", "http://x/v1", "--policy", "absent.yaml"], "no policy file"),

@@ -8,12 +8,14 @@ import typer
 
 from azeotrope import __version__
 from azeotrope.cli import (
+    audit,
     catalog,
     claims,
     defend,
     detect,
     extend,
     extract,
+    keys,
     policy,
     recommend,
     serve,
@@ -72,6 +74,8 @@ app.command("detect", rich_help_panel=SINGLE)(detect.detect)
 app.command("extract", rich_help_panel=SINGLE)(extract.extract)
 app.command("serve", rich_help_panel=GATEWAY)(serve.serve)
 app.add_typer(policy.app, name="policy", rich_help_panel=GATEWAY)
+app.add_typer(keys.keys, name="keys", rich_help_panel=GATEWAY)
+app.add_typer(audit.audit, name="audit", rich_help_panel=GATEWAY)
 
 new = typer.Typer(
     help="Write the file of a new method.", no_args_is_help=True,

@@ -45,7 +45,7 @@ def serve(
     if policy is not None:
         changes["policy"] = policy.resolve()
     settings = ServerFile.model_validate(settings.model_copy(update=changes).model_dump())
-    gateway = boot.build(settings)  # everything that is wrong is said here, before anybody listens
+    gateway = boot.build(settings, ledger=False)  # what is wrong is said here, before anybody listens
     for warning in gateway.policy.current.warnings:
         say(f"Warning: {warning}.")
     os.environ.update(boot.environment(settings))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
-from azeotrope.gateway.dialects import Dialect, dialect
+from azeotrope.gateway.case import CLIENT_GONE, Case, asks_for_reasoning, problem_of, unrecorded
+from azeotrope.gateway.desk import Desk
+from azeotrope.gateway.dialects import dialect
+from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
-from azeotrope.gateway.ledger.key_ring import KeyRing
-from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitError, Limits, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
@@ -29,55 +29,22 @@ from azeotrope.gateway.wire.request import Request, RequestError
 
 log = logging.getLogger("azeotrope.gateway")
 T = TypeVar("T")
-ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
-ROUTES = {f"/v1{dialect_path}": name for name, dialect_path in (
-    ("chat", "/chat/completions"),
-    ("completions", "/completions"),
-    ("responses", "/responses"),
-    ("messages", "/messages"),
-)}  # fmt: skip
+NAMES = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+ROUTES = {**NAMES, "/v1/responses": "responses", "/v1/messages": "messages"}
 POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
-CLIENT_GONE = 499  # in metrics and records; no client ever reads it
-
-
-@dataclass(slots=True)
-class Case:
-    """A request on its way through the application, with what is known of it."""
-
-    id: str
-    outward: Dialect
-    began: float
-    identity: Identity = ANONYMOUS
-    request: Request | None = None
-    decision: Decision | None = None
-    job: Job | None = None
-    status: int = 0
-    code: str = ""
-    waited: float = 0.0  # seconds in which others worked
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the gateway leans on; keys and limits only where they are configured."""
-
-    keys: KeyRing | None = None
-    limiter: Limiter | None = None
-    limits: Callable[[Identity], Limits] | None = None
-    vault: Vault | None = None
 
 
 class Gateway:
     """`azeotrope serve` as an ASGI application."""
 
-    def __init__(self, settings: ServerFile, policy: PolicyBox, parts: Parts | None = None) -> None:
+    def __init__(
+        self, settings: ServerFile, policy: PolicyBox, desk: Desk | None = None, vault: Vault | None = None
+    ) -> None:
         self.settings, self.policy = settings, policy
-        self.parts = parts or Parts()
+        self.desk = desk or Desk()
         self.metrics = Metrics()
-        vault = self.parts.vault or Vault(
-            MemoryShelf(settings.vault.megabytes << 20), ttl=settings.vault.hours * 3600
-        )
+        vault = vault or Vault(MemoryShelf(settings.vault.megabytes << 20), ttl=settings.vault.hours * 3600)
         self.relay = Relay(vault)
         self._upstreams: dict[str, Asked] = {name: Upstream(one) for name, one in settings.upstreams.items()}
         if settings.teacher is not None:
@@ -102,10 +69,7 @@ class Gateway:
             await asyncio.sleep(0.05)
         for upstream in self._upstreams.values():
             await upstream.stop()
-        if self.parts.keys is not None:
-            await self.parts.keys.aclose()
-        if self.parts.limiter is not None:
-            await self.parts.limiter.aclose()
+        await self.desk.close()
 
     async def _lifespan(self, receive: http.Receive, send: http.Send) -> None:
         while True:
@@ -179,7 +143,7 @@ class Gateway:
         try:
             identity = await self._who(scope)
         except (AuthError, AuthDownError) as error:
-            problem = _auth(error)
+            problem, _ = problem_of(error)
             await self._plain(send, problem.status, dialect("chat").error(problem))
             return
         allowed = [n for n, m in self.settings.models.items() if not m.tiers or identity.tier in m.tiers]
@@ -193,32 +157,44 @@ class Gateway:
         stream = http.Stream(send, [(b"x-request-id", case.id.encode())])
         try:
             await self._serve(case, scope, receive, send, stream)
-            case.status = case.status or 200
+            case.status = 200
         except http.GoneError:
             case.gone, case.status = True, CLIENT_GONE
         except (RefusedError, UpstreamError, RequestError, http.BodyError, AzeotropeError) as error:
             await self._refuse(case, error, send, stream)
-        except Exception:
+        except Exception:  # a bug must not show its text to a client, nor end the server
+            log.exception("Request %s failed.", case.id)
             await self._refuse(case, None, send, stream)
         finally:
             self.active -= 1
             self.metrics.active.set(self.active)
-            self._record(case)
+            case.count(self.metrics)
+            await self._leftover(case)
 
     async def _serve(
         self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
     ) -> None:
         if self.draining:
             raise RefusedError(Problem(503, "overloaded", "The server is stopping; try another.", "draining"), 1.0)
+        policy = self.policy.current
+        if self.desk.recordable(policy.failing):
+            raise RefusedError(unrecorded(), 1.0)
         case.identity = await self._who(scope)
-        listen, times = self.settings.listen, 30.0
-        data = await self._wait(case, http.body(scope, receive, listen.largest_body, times))
+        listen = self.settings.listen
+        data = await self._wait(case, http.body(scope, receive, listen.largest_body, listen.body_seconds))
+        case.size = len(data)
+        if self.desk.digester is not None:
+            digest = self.desk.digester.begin(case.identity.tenant)
+            digest.update(data)
+            case.prompt_digest = digest.hexdigest()
         case.request = request = case.outward.read(data)
         upstream, served = self._model(request, case.identity)
-        case.decision = decision = self.policy.current.decide(self._facts(request, case.identity))
+        level, case.reasons = self.desk.level(case.identity, policy.failing)
+        case.decision = decision = policy.decide(_facts(request, case.identity, level))
         _allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
-        lease = await self._admit(case, len(data))
+        estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
+        lease = await self.desk.admit(case.identity, estimate)
         try:
             await self._until_gone(case, receive, self._relay(case, job, upstream, send, stream))
         except (UpstreamError, RefusedError):
@@ -227,26 +203,56 @@ class Gateway:
             raise
         finally:
             if lease is not None:
-                await lease.settle(_used(job, len(data)))
+                await lease.settle(case.used)
 
     async def _relay(self, case: Case, job: Job, upstream: Asked, send: http.Send, stream: http.Stream) -> None:
         exchange = await self._wait(case, self.relay.ask(job, upstream))
+        digest = self.desk.digester.begin(case.identity.tenant) if self.desk.digester else None
+
+        async def write(piece: bytes) -> None:
+            if digest is not None:
+                digest.update(piece)
+            await stream.write(piece)
+
+        async def record() -> None:
+            if digest is not None:
+                case.reply_digest = digest.hexdigest()
+            await self._record(case)
+
         try:
             if job.request.stream:
-                await self.relay.stream(job, exchange, upstream.settings, stream.write)
+                await self.relay.stream(job, exchange, upstream.settings, write, record)
                 await stream.end()
-            else:
-                body = await self._wait(case, self.relay.whole(job, exchange, upstream.settings))
-                case.waited -= job.busy
-                await http.reply(send, 200, body, self._headers(case))
+                return
+            body = await self._wait(case, self.relay.whole(job, exchange, upstream.settings))
+            case.waited -= job.busy
+            if digest is not None:
+                digest.update(body)
+            await record()
+            await http.reply(send, 200, body, self._headers(case))
         finally:
             exchange.close()
+
+    async def _record(self, case: Case) -> None:
+        """Record a request before its reply is whole: what a client was told is in the log. Raises AuditError."""
+        case.recorded = True
+        if self.desk.audit is not None:
+            failing = self.policy.current.failing
+            await self._wait(case, self.desk.record(case.row(), failing, case.original()))
+
+    async def _leftover(self, case: Case) -> None:
+        """Record what ended without a whole reply: refused, failed, or left by the client."""
+        if case.recorded or self.desk.audit is None or case.code == "invalid_api_key":  # anybody can send those
+            return
+        try:
+            await self._record(case)
+        except AuditError as error:
+            log.error("Request %s is not recorded: %s", case.id, error)
 
     def _headers(self, case: Case) -> http.Headers:
         found = [(b"x-request-id", case.id.encode())]
         if self.settings.listen.overhead_header:
-            spent = (perf_counter() - case.began - case.waited) * 1000
-            found.append((b"x-azeotrope-overhead-ms", f"{spent:.3f}".encode()))
+            found.append((b"x-azeotrope-overhead-ms", f"{case.overhead * 1000:.3f}".encode()))
         return found
 
     async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
@@ -279,10 +285,7 @@ class Gateway:
 
     async def _who(self, scope: http.Scope) -> Identity:
         """Whose key it is. Raises AuthError and AuthDownError."""
-        if self.parts.keys is None:
-            return ANONYMOUS
-        given = http.header(scope, b"authorization") or http.header(scope, b"x-api-key")
-        return await self.parts.keys.authenticate(given)
+        return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
 
     def _model(self, request: Request, identity: Identity) -> tuple[Asked, str]:
         """The upstream of the model that was named. A model that a key may not use is not there for it."""
@@ -295,63 +298,34 @@ class Gateway:
             raise RefusedError(problem)
         return self._upstreams[found[0]], found[1]
 
-    def _facts(self, request: Request, identity: Identity) -> Facts:
-        return Facts(
-            tenant=identity.tenant,
-            tier=identity.tier,
-            model=request.model,
-            dialect=request.dialect,
-            stream=request.stream,
-            tools=bool(request.tools),
-            logprobs=request.logprobs,
-            reasoning=request.effort not in (None, "none") or bool(request.reasoning_budget),
-            most_tokens=request.max_tokens,
-        )
-
-    async def _admit(self, case: Case, size: int) -> Lease | None:
-        if self.parts.limiter is None or self.parts.limits is None or case.request is None:
-            return None
-        estimate = size // 4 + (case.request.max_tokens or REPLY_TOKENS) * case.request.n
-        return await self.parts.limiter.admit(case.identity, self.parts.limits(case.identity), estimate)
-
     async def _refuse(self, case: Case, error: Exception | None, send: http.Send, stream: http.Stream) -> None:
         """Tell the client what went wrong, in its dialect; in the middle of a stream the relay has told it."""
-        problem, after = _problem(error)
+        problem, after = problem_of(error)
         case.status, case.code = problem.status, problem.code
+        await self._leftover(case)
         if stream.begun:
+            await stream.write(case.outward.broken(problem))
+            await stream.end()
             return
         headers = self._headers(case)
         if after is not None:
             headers.append((b"retry-after", str(max(1, round(after))).encode()))
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
 
-    def _record(self, case: Case) -> None:
-        """Count what happened."""
-        metrics, now = self.metrics, perf_counter()
-        stance = case.decision.stance.name if case.decision else "none"
-        metrics.count(case.outward.name, case.status, stance)
-        metrics.duration.labels(case.outward.name).observe(now - case.began)
-        job = case.job
-        if case.gone:
-            metrics.gone.inc()
-        if job is None:
-            return
-        if job.failure is not None:
-            metrics.failures.labels(
-                job.failure.code if job.failure.code.startswith("upstream_") else "other"
-            ).inc()
-        if job.usage is not None:
-            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
-            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
-        if job.shield is not None:
-            change = job.shield.change
-            metrics.characters.labels("came").inc(change.came)
-            metrics.characters.labels("left").inc(change.left)
-            if change.altered:
-                metrics.altered.inc()
-        if job.pieces:
-            metrics.chunks.inc(job.pieces)
-            metrics.chunk.observe(job.busy / job.pieces)
+
+def _facts(request: Request, identity: Identity, level: int) -> Facts:
+    return Facts(
+        tenant=identity.tenant,
+        tier=identity.tier,
+        model=request.model,
+        dialect=request.dialect,
+        level=level,
+        stream=request.stream,
+        tools=bool(request.tools),
+        logprobs=request.logprobs,
+        reasoning=asks_for_reasoning(request),
+        most_tokens=request.max_tokens,
+    )
 
 
 def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
@@ -379,38 +353,3 @@ def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> 
                 403, "permission", "Plain completions are not available here; use chat completions.", "raw_prompt"
             )
         )
-
-
-def _used(job: Job, size: int) -> int:
-    """Tokens that a request used, as the upstream says, or as its characters suggest."""
-    if job.usage is not None and job.usage.completion is not None:
-        return (job.usage.prompt or 0) + job.usage.completion
-    change = job.shield.change if job.shield is not None else None
-    return size // 4 + ((change.came + change.answer) // 4 if change else 0)
-
-
-def _problem(error: Exception | None) -> tuple[Problem, float | None]:
-    """What a client is told, and after how many seconds it may try again."""
-    match error:
-        case RefusedError():
-            return error.problem, error.retry_after
-        case UpstreamError() | http.BodyError():
-            return error.problem, None
-        case RequestError():
-            return Problem(error.status, "invalid_request", str(error), error.code, error.param), None
-        case AuthError() | AuthDownError():
-            return _auth(error), None
-        case LimitError(denial=denial):
-            return Problem(429, "rate_limit", str(error), "rate_limit_exceeded"), denial.retry_after
-        case LimitsDownError(retry_after=after):
-            return Problem(503, "overloaded", str(error), "limits_down"), after
-        case _:
-            return Problem(
-                500, "internal", "The gateway failed; the request's id is in the reply.", "internal"
-            ), None
-
-
-def _auth(error: AuthError | AuthDownError) -> Problem:
-    if isinstance(error, AuthError):
-        return Problem(401, "authentication", str(error), "invalid_api_key")
-    return Problem(503, "overloaded", str(error), "keys_down")

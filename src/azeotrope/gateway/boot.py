@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from azeotrope.gateway.app import Gateway
+from azeotrope.gateway.desk import open_desk
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile
 from azeotrope.gateway.table import PolicyBox
@@ -19,9 +20,14 @@ def environment(settings: ServerFile) -> dict[str, str]:
     return {VARIABLE: settings.model_dump_json()}
 
 
-def build(settings: ServerFile) -> Gateway:
-    """The gateway of some settings. Raises ConfigError and MissingError."""
-    return Gateway(settings, PolicyBox(settings.policy or DEFAULT))
+def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
+    """The gateway of some settings; without `ledger`, to see whether all is well, it opens no log.
+
+    Raises ConfigError, MissingError, DatabaseError.
+    """
+    policy = PolicyBox(settings.policy or DEFAULT)
+    desk = open_desk(settings.ledger, settings.limits, policy.current.failing) if ledger else None
+    return Gateway(settings, policy, desk)
 
 
 def make() -> Gateway:

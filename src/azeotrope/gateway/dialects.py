@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import Problem
-from azeotrope.gateway.wire.fields import Json
+from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.sse import write as frame
 from azeotrope.gateway.wire.think import Splitter
 
 
@@ -61,6 +62,13 @@ class Dialect:
     alive: bytes  # sent so that a connection does not look dead
     echoes: bool = False  # replies repeat settings of the request
 
+    def broken(self, problem: Problem) -> bytes:
+        """An error in the middle of a stream that cannot go on."""
+        if self.name == "responses":
+            told = {"type": "error", "code": problem.code or None, "message": problem.message, "param": None}
+            return frame(encode({**told, "sequence_number": LAST}), "error")
+        return frame(encode(self.error(problem)), "error" if self.name == "messages" else "")
+
 
 # path, prefix of ids, modules of request, reader and writer, first word of their classes
 _PLACES = {
@@ -76,6 +84,7 @@ _PLACES = {
     ),
     "messages": ("/messages", "msg_", "messages_request", "messages_reader", "messages_writer", "Messages"),
 }
+LAST = 2**31 - 1  # a sequence number after all others
 ALIVE = b": keep-alive\n\n"
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 

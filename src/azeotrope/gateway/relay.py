@@ -32,6 +32,7 @@ from azeotrope.gateway.wire.think import Splitter
 QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
 CODES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 Send = Callable[[bytes], Awaitable[None]]
+Recorder = Callable[[], Awaitable[None]]
 
 
 class RefusedError(Exception):
@@ -130,8 +131,13 @@ class Relay:
         job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)
         return job.shield
 
-    async def stream(self, job: Job, exchange: Answer, settings: UpstreamSettings, send: Send) -> None:
-        """Pass a streamed reply on, piece by piece. What goes wrong on the way is told in the stream."""
+    async def stream(
+        self, job: Job, exchange: Answer, settings: UpstreamSettings, send: Send, record: Recorder | None = None
+    ) -> None:
+        """Pass a streamed reply on, piece by piece. What goes wrong on the way is told in the stream.
+
+        `record` is awaited before the last piece: what it raises ends the stream without its end mark.
+        """
         shield, outward = self.start(job), dialect(job.request.dialect)
         writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
         reader, parser = read_with(job.request, settings), EventParser()
@@ -147,9 +153,11 @@ class Relay:
                     out += self._rest(job, reader, shield, writer.write)
                 now = perf_counter()
                 job.busy += now - began
-                if out or ended:
+                if ended:
+                    await self._end(job, send, out, writer.end, record)
+                elif out:
                     last = now
-                    await send(out + writer.end() if ended else out)
+                    await send(out)
                 elif now - last > QUIET:
                     last = now
                     await send(outward.alive)
@@ -166,8 +174,20 @@ class Relay:
         finally:
             exchange.close()
         out = b"".join(map(writer.write, [*shield.close(), job.failure]))
-        await send(out + writer.end())
+        await self._end(job, send, out, writer.end, record)
         self.keep(job)
+
+    async def _end(
+        self, job: Job, send: Send, out: bytes, end: Callable[[], bytes], record: Recorder | None
+    ) -> None:
+        """Send the rest, record the reply, send its end."""
+        if record is None:
+            await send(out + end())
+            return
+        if out:
+            await send(out)
+        await record()
+        await send(end())
 
     async def whole(self, job: Job, exchange: Answer, settings: UpstreamSettings) -> bytes:
         """A reply that is not streamed, as it may leave. Raises RefusedError and UpstreamError."""

@@ -13,6 +13,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import Settings, explain
+from azeotrope.gateway.ledger.audit_log import AuditSettings
+from azeotrope.gateway.ledger.folder import FOLDER
+from azeotrope.gateway.ledger.key_ring import KeyRingSettings
+from azeotrope.gateway.ledger.quota import Limits
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -25,7 +29,6 @@ class Timeouts(Settings):
     first: float = Field(120.0, gt=0)
     chunk: float = Field(60.0, gt=0)
     total: float = Field(1800.0, gt=0)
-    body: float = Field(30.0, gt=0, description="to receive a client's request")
 
 
 class UpstreamSettings(Settings):
@@ -103,6 +106,7 @@ class Listen(Settings):
     port: int = Field(8080, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=64)
     largest_body: int = Field(32 * MEGABYTE, ge=1024)
+    body_seconds: float = Field(30.0, gt=0, description="in which a request must have arrived")
     overhead_header: bool = Field(False, description="X-Azeotrope-Overhead-Ms on replies")
     drain: float = Field(30.0, ge=0, description="seconds that requests under way have to end when it is stopped")
 
@@ -115,6 +119,38 @@ class VaultSettings(Settings):
     key_env: str | None = Field(None, description="hex of 32 bytes, shared by all processes")
 
 
+class LimitSettings(Settings):
+    """Limits by tier. `redis_env` names a variable with the address of Redis: then processes count together."""
+
+    default: Limits = Limits()
+    tiers: dict[str, Limits] = Field(default_factory=dict)
+    redis_env: str | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return any(limits != Limits() for limits in (self.default, *self.tiers.values()))
+
+    def of(self, tier: str) -> Limits:
+        """The limits of a tier."""
+        return self.tiers.get(tier, self.default)
+
+
+class LedgerSettings(Settings):
+    """Where keys and audit rows are. `database_env` names a variable with the database's address (PostgreSQL).
+
+    `auditor` is the public key that originals of altered replies are sealed for, where a stance says `seal`.
+    """
+
+    folder: Path = FOLDER
+    database_env: str | None = None
+    keys: Literal["required", "none"] = "none"
+    audit: bool = False
+    auditor: str = ""
+    key_ring: KeyRingSettings | None = None
+    audit_settings: AuditSettings | None = None
+
+
 class ServerFile(Settings):
     """The server's file as written in YAML."""
 
@@ -124,7 +160,8 @@ class ServerFile(Settings):
     teacher: TeacherSettings | None = None
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     policy: Path | None = None
-    keys: Literal["required", "none"] = "none"
+    ledger: LedgerSettings = LedgerSettings()
+    limits: LimitSettings = LimitSettings()
     vault: VaultSettings = VaultSettings()
 
     @model_validator(mode="after")

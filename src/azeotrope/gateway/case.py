@@ -1,0 +1,160 @@
+"""A request on its way through the application: what is known of it, and what is told, counted and recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from azeotrope.gateway.desk import ANONYMOUS, now_ms
+from azeotrope.gateway.dialects import Dialect
+from azeotrope.gateway.http import BodyError
+from azeotrope.gateway.ledger.audit_log import AuditError
+from azeotrope.gateway.ledger.audit_row import AuditRow
+from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
+from azeotrope.gateway.ledger.quota import LimitError, LimitsDownError
+from azeotrope.gateway.metrics import Metrics
+from azeotrope.gateway.relay import Job, RefusedError
+from azeotrope.gateway.table import Decision
+from azeotrope.gateway.upstream import UpstreamError
+from azeotrope.gateway.wire.errors import Problem
+from azeotrope.gateway.wire.fields import encode
+from azeotrope.gateway.wire.request import Request, RequestError
+
+CLIENT_GONE = 499  # in metrics and records; no client ever reads it
+
+
+@dataclass(slots=True)
+class Case:
+    """A request and its state. `waited`: seconds in which others worked; `began` on the performance counter."""
+
+    id: str
+    outward: Dialect
+    began: float
+    identity: Identity = ANONYMOUS
+    request: Request | None = None
+    decision: Decision | None = None
+    job: Job | None = None
+    reasons: tuple[str, ...] = ()
+    size: int = 0  # bytes of the request
+    status: int = 0
+    code: str = ""
+    waited: float = 0.0
+    gone: bool = False
+    recorded: bool = False
+    prompt_digest: str = ""
+    reply_digest: str = ""
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of our own work so far."""
+        return perf_counter() - self.began - self.waited
+
+    @property
+    def used(self) -> int:
+        """Tokens that the request used, as the upstream says, or as its characters suggest."""
+        job = self.job
+        if job is not None and job.usage is not None and job.usage.completion is not None:
+            return (job.usage.prompt or 0) + job.usage.completion
+        change = job.shield.change if job is not None and job.shield is not None else None
+        return self.size // 4 + ((change.came + change.answer) // 4 if change else 0)
+
+    def row(self) -> AuditRow:
+        """What is recorded."""
+        job, request, decision = self.job, self.request, self.decision
+        usage = job.usage if job else None
+        change = job.shield.change if job and job.shield else None
+        return AuditRow(
+            time_ms=now_ms(),
+            request_id=self.id,
+            tenant=self.identity.tenant,
+            key_id=self.identity.key_id,
+            policy=decision.policy if decision else "",
+            stance=decision.stance.name if decision else "",
+            reasons=(*self.reasons, *((self.code,) if self.code else ())),
+            model_requested=request.model if request else "",
+            model_served=job.served if job else "",
+            dialect=self.outward.name,
+            streamed=bool(request and request.stream),
+            status=self.status or 200,
+            prompt_tokens=(usage.prompt if usage else None) or 0,
+            completion_tokens=(usage.completion if usage else None) or 0,
+            reasoning_tokens=(usage.reasoning if usage else None) or 0,
+            chars_transformed=max(0, change.came - change.left) if change else 0,
+            altered=bool(change and change.altered),
+            latency_ms=(perf_counter() - self.began) * 1000,
+            overhead_ms=self.overhead * 1000,
+            prompt_digest=self.prompt_digest,
+            reply_digest=self.reply_digest,
+        )
+
+    def original(self) -> str:
+        """The reasoning as the model wrote it, for auditors; "" if it left as it came or nobody wants it."""
+        change = self.job.shield.change if self.job and self.job.shield else None
+        wanted = self.decision is not None and self.decision.stance.stance.seal
+        if change is None or not (wanted and change.altered):
+            return ""
+        return encode({str(n): "".join(pieces) for n, pieces in change.original.items()}).decode()
+
+    def count(self, metrics: Metrics) -> None:
+        """Count what happened."""
+        name, job = self.outward.name, self.job
+        metrics.count(name, self.status, self.decision.stance.name if self.decision else "none")
+        metrics.duration.labels(name).observe(perf_counter() - self.began)
+        metrics.overhead.observe(max(0.0, self.overhead))
+        if self.gone:
+            metrics.gone.inc()
+        if job is None:
+            return
+        if job.failure is not None:
+            known = job.failure.code.startswith("upstream_")
+            metrics.failures.labels(job.failure.code if known else "other").inc()
+        if job.usage is not None:
+            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
+            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
+        if job.shield is not None:
+            change = job.shield.change
+            metrics.characters.labels("came").inc(change.came)
+            metrics.characters.labels("left").inc(change.left)
+            metrics.altered.inc(change.altered)
+        if job.pieces:
+            metrics.chunks.inc(job.pieces)
+            metrics.chunk.observe(job.busy / job.pieces)
+
+
+def problem_of(error: Exception | None) -> tuple[Problem, float | None]:
+    """What a client is told of an error, and after how many seconds it may try again. None: a bug."""
+    match error:
+        case RefusedError():
+            return error.problem, error.retry_after
+        case UpstreamError() | BodyError():
+            return error.problem, None
+        case RequestError():
+            return Problem(error.status, "invalid_request", str(error), error.code, error.param), None
+        case AuthError():
+            return Problem(401, "authentication", str(error), "invalid_api_key"), None
+        case AuthDownError():
+            return Problem(503, "overloaded", str(error), "keys_down"), 1.0
+        case LimitError(denial=denial):
+            return Problem(429, "rate_limit", str(error), "rate_limit_exceeded"), denial.retry_after
+        case LimitsDownError(retry_after=after):
+            return Problem(503, "overloaded", str(error), "limits_down"), after
+        case AuditError():
+            return unrecorded(), 1.0
+        case _:
+            text = "The gateway failed; the request's id is in the reply's headers."
+            return Problem(500, "internal", text, "internal"), None
+
+
+def unrecorded() -> Problem:
+    """What cannot be recorded is not served."""
+    return Problem(503, "overloaded", "The request cannot be recorded just now; try again.", "audit_down")
+
+
+def asks_for_reasoning(request: Request) -> bool:
+    """Whether a request wants the model to reason."""
+    return request.effort not in (None, "none") or bool(request.reasoning_budget)
+
+
+def floats(request: Request) -> int:
+    """How many log-probabilities a token the request asks for."""
+    return request.top_logprobs + 1 if request.logprobs else 0

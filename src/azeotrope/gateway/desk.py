@@ -1,0 +1,144 @@
+"""Who asks, how much they may, what is recorded of it, and how suspicious it looks: one place, every part
+optional.
+
+Without keys everybody is one anonymous tenant; without limits nothing is refused; without an audit log nothing is
+recorded. What happens when one of them is down is the policy's choice (`failing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from time import time
+from typing import Protocol
+
+from azeotrope.core.errors import MissingError
+from azeotrope.gateway.ledger.audit_log import AuditError, AuditLog, AuditSettings
+from azeotrope.gateway.ledger.audit_row import AuditRow, Digester
+from azeotrope.gateway.ledger.database import Database, open_database
+from azeotrope.gateway.ledger.folder import DATABASE_VARIABLE, Folder
+from azeotrope.gateway.ledger.identity import Identity
+from azeotrope.gateway.ledger.key_ring import KeyRing
+from azeotrope.gateway.ledger.key_store import KeyStore
+from azeotrope.gateway.ledger.local_limits import LocalLimiter
+from azeotrope.gateway.ledger.opening import open_audit_log
+from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitsDownError
+from azeotrope.gateway.ledger.secret import Secret
+from azeotrope.gateway.ledger.shared_limits import SharedLimiter, SharedSettings
+from azeotrope.gateway.policy import Failing
+from azeotrope.gateway.settings import LedgerSettings, LimitSettings
+
+ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
+log = logging.getLogger("azeotrope.gateway")
+
+
+class Suspicion(Protocol):
+    """Whoever knows how suspicious traffic looks."""
+
+    def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
+        """0 to 4, and the codes of the reasons."""
+        ...
+
+
+@dataclass(slots=True)
+class Desk:
+    """The parts that there are. `close` them when the server stops."""
+
+    keys: KeyRing | None = None
+    limiter: Limiter | None = None
+    limits: LimitSettings | None = None
+    audit: AuditLog | None = None
+    digester: Digester | None = None
+    database: Database | None = None
+    suspicion: Suspicion | None = None
+
+    async def who(self, header: str) -> Identity:
+        """Whose key it is. Raises AuthError and AuthDownError."""
+        return ANONYMOUS if self.keys is None else await self.keys.authenticate(header)
+
+    async def admit(self, identity: Identity, estimate: int) -> Lease | None:
+        """Reserve what a request may use. Raises LimitError and LimitsDownError."""
+        if self.limiter is None or self.limits is None:
+            return None
+        return await self.limiter.admit(identity, self.limits.of(identity.tier), estimate)
+
+    def level(self, identity: Identity, failing: Failing) -> tuple[int, tuple[str, ...]]:
+        """How suspicious the traffic of a key is. Raises LimitsDownError if that must be known and is not."""
+        if self.suspicion is None:
+            return 0, ()
+        try:
+            return self.suspicion.level(identity)
+        except Exception:  # a bug in the detection must not end the service unless the policy says so
+            log.exception("The detection failed.")
+            if failing.signals == "closed":
+                raise LimitsDownError(1.0) from None
+            return 0, ()
+
+    async def record(self, row: AuditRow, failing: Failing, original: str = "") -> bool:
+        """Write a row; return once it is durable. Whether it is. Raises AuditError where the policy is closed."""
+        if self.audit is None:
+            return True
+        try:
+            await self.audit.append(row, Secret(original) if original else None)
+        except AuditError as error:
+            if failing.audit == "closed":
+                raise
+            log.error("An audit row is missing, as the policy allows: %s", error)
+            return False
+        return True
+
+    def recordable(self, failing: Failing) -> str:
+        """Why no request can be taken because it could not be recorded; "" if it can, or need not be."""
+        if self.audit is None or failing.audit == "open":
+            return ""
+        return self.audit.problem
+
+    async def close(self) -> None:
+        """Write what waits, and close everything."""
+        if self.keys is not None:
+            await self.keys.aclose()
+        if self.limiter is not None:
+            await self.limiter.aclose()
+        if self.audit is not None:
+            try:
+                await self.audit.close()
+            except AuditError as error:
+                log.error("%s", error)
+        if self.database is not None:
+            await asyncio.to_thread(self.database.close)
+
+
+def open_desk(ledger: LedgerSettings, limits: LimitSettings, failing: Failing) -> Desk:
+    """Open what the settings name. Blocks. Raises ConfigError, MissingError, DatabaseError."""
+    desk = Desk(limits=limits if limits.any else None)
+    if limits.any:
+        desk.limiter = _limiter(limits, failing)
+    if ledger.keys == "none" and not ledger.audit:
+        return desk
+    folder = Folder(ledger.folder)
+    url = os.environ.get(ledger.database_env or DATABASE_VARIABLE) or folder.database
+    ledger.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    desk.database = open_database(url)
+    if ledger.keys == "required":
+        desk.keys = KeyRing(KeyStore(desk.database, folder.pepper()), ledger.key_ring)
+    if ledger.audit:
+        settings = AuditSettings() if ledger.audit_settings is None else ledger.audit_settings
+        desk.audit = open_audit_log(desk.database, folder, settings, ledger.auditor)
+        desk.digester = Digester(folder.digest_key())
+    return desk
+
+
+def _limiter(limits: LimitSettings, failing: Failing) -> Limiter:
+    if limits.redis_env is None:
+        return LocalLimiter()
+    url = os.environ.get(limits.redis_env)
+    if not url:
+        raise MissingError(f"The environment variable {limits.redis_env} with the address of Redis is not set.")
+    return SharedLimiter(SharedSettings.model_validate({"url": url, "when_down": failing.limits}))
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time() * 1000)

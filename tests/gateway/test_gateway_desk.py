@@ -1,0 +1,219 @@
+"""Keys, limits, records and suspicion in a running gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_drive import Mock, Running, delta, frames, message, serving
+from test_gateway_serving import ASK, HIDE, SECRET, STREAM, THOUGHTS, ask, post
+from test_serve_command import server, upstream
+
+from azeotrope.gateway.desk import Desk, open_desk
+from azeotrope.gateway.ledger.audit_log import AuditError
+from azeotrope.gateway.ledger.audit_read import chains, pages
+from azeotrope.gateway.ledger.database import open_database
+from azeotrope.gateway.ledger.folder import Folder
+from azeotrope.gateway.ledger.identity import Identity
+from azeotrope.gateway.ledger.key_store import KeyStore
+from azeotrope.gateway.policy import Failing
+from azeotrope.gateway.settings import LedgerSettings, LimitSettings
+
+LIMITS = {"tiers": {"small": {"key": {"requests_per_minute": 2}}}}
+COMMAND = [sys.executable, "-c", "from azeotrope.cli import main; main()"]
+
+
+class Watched:
+    """A detection that knows one name."""
+
+    def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
+        return (3, ("volume", "template")) if identity.tenant == "thief" else (0, ())
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All audit rows."""
+    database = open_database(Folder(folder).database, create=False)
+    try:
+        return [
+            json.loads(row.row) for chain in chains(database) for page in pages(database, chain) for row in page
+        ]
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+@pytest.fixture
+def desk(folder: Path) -> Desk:
+    found = open_desk(
+        LedgerSettings(folder=folder, keys="required", audit=True), LimitSettings.model_validate(LIMITS), Failing()
+    )
+    found.suspicion = Watched()
+    return found
+
+
+@pytest.fixture
+def running(tmp_path: Path, desk: Desk) -> Iterator[Running]:
+    policy = HIDE.replace(
+        "- {name: short,", "- {name: watched, when: {level: 3}, stance: closed}\n  - {name: short,"
+    )
+    mock = Mock(frames=frames(*STREAM), body=message(THOUGHTS, "It is rock."))
+    with serving(mock, policy=policy, tmp=tmp_path, desk=desk) as found:
+        yield found
+
+
+def key(folder: Path, tenant: str, tier: str = "default") -> str:
+    """A new key."""
+    database = open_database(Folder(folder).database)
+    try:
+        return KeyStore(database, Folder(folder).pepper()).create(tenant, tier).text.text()
+    finally:
+        database.close()
+
+
+def test_only_keys_open_the_door(running: Running, folder: Path) -> None:
+    good = key(folder, "one")
+    for header in (
+        {},
+        {"Authorization": "Bearer azk_no.no"},
+        {"Authorization": "Bearer "},
+        {"x-api-key": "x" * 9999},
+    ):
+        status, _, text = post(running, ASK, **header)
+        assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key")
+    assert running.mock.asked == []
+    assert post(running, ASK, Authorization=f"Bearer {good}")[0] == 200
+    status, _, text = post(running, {**ASK, "max_tokens": 99}, "/v1/messages", **{"x-api-key": good})
+    assert (status, json.loads(text)["type"]) == (200, "message")
+    status, _, text = post(running, ASK, "/v1/messages", **{"x-api-key": "wrong"})
+    assert (status, json.loads(text)["error"]["type"]) == (401, "authentication_error")
+
+
+def test_limits_are_told_with_the_time_to_wait(running: Running, folder: Path) -> None:
+    small, other = key(folder, "one", "small"), key(folder, "two", "small")
+    codes = [post(running, ASK, Authorization=f"Bearer {small}")[0] for _ in range(3)]
+    assert codes == [200, 200, 429]
+    _, headers, _ = post(running, ASK, Authorization=f"Bearer {small}")
+    assert 1 <= int(headers["retry-after"]) <= 60
+    assert post(running, ASK, Authorization=f"Bearer {other}")[0] == 200
+
+
+def test_every_request_is_in_the_log(running: Running, folder: Path) -> None:
+    good, thief = key(folder, "one"), key(folder, "thief")
+    post(running, {**ASK, "stream": True}, Authorization=f"Bearer {good}")
+    post(running, {**ASK, "max_tokens": 9}, Authorization=f"Bearer {good}")
+    post(running, {**ASK, "n": 0}, Authorization=f"Bearer {good}")
+    assert post(running, ASK, Authorization=f"Bearer {thief}")[0] == 403
+    found = rows(folder)
+    assert [(row["tenant"], row["stance"], row["status"]) for row in found] == [
+        ("one", "guard", 200), ("one", "hide", 200), ("one", "", 400), ("thief", "closed", 403),
+    ]  # fmt: skip
+    first = found[0]
+    assert (first["prompt_tokens"], first["completion_tokens"], first["reasoning_tokens"]) == (5, 9, 4)
+    assert first["altered"] is True
+    assert first["chars_transformed"] == len(SECRET)
+    assert first["streamed"] is True
+    assert first["policy"] == running.gateway.policy.current.hash
+    assert len(first["prompt_digest"]) == len(first["reply_digest"]) == 64
+    assert first["overhead_ms"] <= first["latency_ms"]
+    assert found[3]["reasons"] == ["volume", "template", "refused_by_policy"]
+    assert "moon" not in json.dumps(found)
+
+
+def test_what_cannot_be_recorded_is_not_served(
+    running: Running, desk: Desk, folder: Path, monkeypatch: Any
+) -> None:
+    good = key(folder, "one")
+    assert desk.audit is not None
+
+    def fail(*_: Any) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(AuditError("The disk is full."))
+        return future
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.audit, "append", fail)
+        status, _, text = post(running, ASK, Authorization=f"Bearer {good}")
+        assert (status, json.loads(text)["error"]["code"]) == (503, "audit_down")
+        assert "rock" not in text
+        _, _, text = post(running, {**ASK, "stream": True}, Authorization=f"Bearer {good}")
+        assert "[DONE]" not in text
+        patched.setattr(desk.audit, "problem", "The disk is full.")
+        before = len(running.mock.asked)
+        assert post(running, ASK, Authorization=f"Bearer {good}")[0] == 503
+        assert len(running.mock.asked) == before
+    assert post(running, ASK, Authorization=f"Bearer {good}")[0] == 200
+
+
+def test_a_policy_may_go_on_without_records(tmp_path: Path, desk: Desk, folder: Path, monkeypatch: Any) -> None:
+    policy = HIDE + "failing: {audit: open}\n"
+    mock = Mock(body=message("", "ok"))
+    with serving(mock, policy=policy, tmp=tmp_path, desk=desk) as running, monkeypatch.context() as patched:
+        patched.setattr(desk.audit, "problem", "The disk is full.")
+        assert post(running, ASK, Authorization=f"Bearer {key(folder, 'one')}")[0] == 200
+
+
+def test_a_client_that_goes_is_recorded(running: Running, folder: Path) -> None:
+    running.mock.frames, running.mock.hang = frames(*STREAM[:3], done=False), True
+
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await ask(running.url, {**ASK, "stream": True}, Authorization=f"Bearer {key(folder, 'one')}")
+
+    asyncio.run(leave())
+    assert running.mock.gone.wait(5)
+    for _ in range(100):
+        if found := rows(folder):
+            break
+    assert [row["status"] for row in found] == [499]
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    """Replies that clients have whole are in the log, also when the process is killed."""
+    folder = tmp_path / "ledger"
+    pause = frames(*[delta(content="x")] * 3, delta(reason="stop"))
+    config = tmp_path / "gateway.yaml"
+    with upstream(Mock(frames=pause)) as address:
+        ledger = f"ledger: {{audit: true, folder: '{folder}'}}"
+        config.write_text(f"upstreams: {{main: {{url: '{address}'}}}}\n{ledger}\n", encoding="utf-8")
+        with server("--config", str(config)) as (process, url):
+
+            async def many() -> list[str]:
+                ended: list[str] = []
+
+                async def one() -> None:
+                    while True:
+                        _, headers, text = await ask(url, {**ASK, "stream": True})
+                        if text.endswith("data: [DONE]\n\n"):
+                            ended.append(headers["x-request-id"])
+
+                tasks = [asyncio.ensure_future(one()) for _ in range(8)]
+                await asyncio.sleep(1.5)
+                children = subprocess.run(
+                    ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+                ).stdout.split()
+                for pid in [*children, str(process.pid)]:
+                    os.kill(int(pid), signal.SIGKILL)
+                await asyncio.gather(*tasks, return_exceptions=True)
+                return ended
+
+            ended = asyncio.run(many())
+    assert len(ended) > 20
+    assert set(ended) <= {row["request_id"] for row in rows(folder)}
+    done = subprocess.run(
+        [*COMMAND, "audit", "verify", "--folder", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
