@@ -169,6 +169,8 @@ class Gateway:
             self.active -= 1
             self.metrics.active.set(self.active)
             case.count(self.metrics)
+            if log.isEnabledFor(logging.INFO):
+                log.info("request", extra={"facts": case.facts()})
             await self._leftover(case)
 
     async def _serve(

@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from azeotrope.gateway import logs
 from azeotrope.gateway.app import Gateway
 from azeotrope.gateway.desk import open_desk
 from azeotrope.gateway.policy import DEFAULT
@@ -32,4 +33,6 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
 
 def make() -> Gateway:
     """The gateway of this process."""
-    return build(ServerFile.model_validate(msgspec.json.decode(os.environ[VARIABLE])))
+    settings = ServerFile.model_validate(msgspec.json.decode(os.environ[VARIABLE]))
+    logs.set_up(requests=settings.listen.log_requests)
+    return build(settings)

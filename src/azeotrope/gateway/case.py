@@ -95,6 +95,19 @@ class Case:
             return ""
         return encode({str(n): "".join(pieces) for n, pieces in change.original.items()}).decode()
 
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What the log line of this request holds."""
+        row = self.row()
+        names = "request_id tenant key_id stance dialect streamed status prompt_tokens completion_tokens altered"
+        found = {name: getattr(row, name) for name in names.split()}
+        return {
+            **found,
+            "model": row.model_requested[:80],
+            "code": self.code,
+            "ms": round(row.latency_ms, 1),
+            "overhead_ms": round(row.overhead_ms, 3),
+        }
+
     def count(self, metrics: Metrics) -> None:
         """Count what happened."""
         name, job = self.outward.name, self.job

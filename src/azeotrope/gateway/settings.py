@@ -107,6 +107,7 @@ class Listen(Settings):
     workers: int = Field(1, ge=1, le=64)
     largest_body: int = Field(32 * MEGABYTE, ge=1024)
     body_seconds: float = Field(30.0, gt=0, description="in which a request must have arrived")
+    log_requests: bool = Field(False, description="a line on stderr for every request")
     overhead_header: bool = Field(False, description="X-Azeotrope-Overhead-Ms on replies")
     drain: float = Field(30.0, ge=0, description="seconds that requests under way have to end when it is stopped")
 
