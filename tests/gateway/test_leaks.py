@@ -7,6 +7,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -145,7 +146,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def leaked(secret: str, sent: bytes) -> list[str]:
-    """The runs of words of `secret` that can be found in what was sent: as it is, or put together from any field."""
+    """The runs of words of `secret` that are in what was sent: as it is, or put together from any field."""
     words = secret.split(" ")
     runs = [" ".join(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
     text = sent.decode("utf-8", "replace")
@@ -277,6 +278,40 @@ def test_errors_that_quote_the_reasoning(client: str) -> None:
     with pytest.raises((RefusedError, UpstreamError)) as caught:
         asyncio.run(work)
     assert not leaked(secret, json.dumps(dialect(client).error(caught.value.problem)).encode())
+
+
+def test_a_template_that_opens_the_reasoning_is_noticed() -> None:
+    """A whole reply is read again; of streams, the first one teaches it (its setting prevents that)."""
+    secret = SECRETS[0]
+    relay, plan = Relay(Vault(MemoryShelf())), UpstreamSettings(url="http://x/v1")
+    said = {"role": "assistant", "content": f"{secret}</think>An answer."}
+    body = json.dumps({"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}).encode()
+    sent = asyncio.run(relay.whole(job("chat", HIDE, False), Exchange([body]), plan))  # type: ignore[arg-type]
+    assert b"An answer." in sent
+    assert not leaked(secret, sent)
+    pieces = [secret, "</thi", "nk>", "An answer."]
+    data = b"".join(
+        frame(json.dumps({"choices": [{"index": 0, "delta": {"content": p}}]}).encode()) for p in pieces
+    )
+    sent_later: list[bytes] = []
+
+    async def send(piece: bytes) -> None:
+        sent_later.append(piece)
+
+    asyncio.run(relay.stream(job("chat", HIDE, True), Exchange([data]), plan, send))  # type: ignore[arg-type]
+    assert b"An answer." in b"".join(sent_later)
+    assert not leaked(secret, b"".join(sent_later))
+
+
+def test_a_prompt_that_opens_the_reasoning() -> None:
+    secret, relay = SECRETS[0], Relay(Vault(MemoryShelf()))
+    body = json.dumps({"choices": [{"index": 0, "text": f"{secret}</think>An answer.", "finish_reason": "stop"}]})
+    one = job("completions", HIDE, False)
+    one.request = msgspec.structs.replace(one.request, prompt="Question <think> well")
+    plan = UpstreamSettings(url="http://x/v1")
+    sent = asyncio.run(relay.whole(one, Exchange([body.encode()]), plan))  # type: ignore[arg-type]
+    assert b"An answer." in sent
+    assert not leaked(secret, sent)
 
 
 def test_a_leak_would_be_seen() -> None:

@@ -21,6 +21,11 @@ class Reader(Protocol):
 
     done: bool
 
+    @property
+    def stray(self) -> bool:
+        """Whether a closing tag came where no reasoning was (see `Splitter.stray`)."""
+        ...
+
     def chunk(self, data: bytes) -> list[ev.Event]:
         """The events of one event of the stream."""
         ...

@@ -15,6 +15,7 @@ from time import perf_counter, time
 import msgspec
 
 from azeotrope.gateway.dialects import Dialect, Reader, dialect
+from azeotrope.gateway.logs import log
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.shield import Shield
 from azeotrope.gateway.table import Decision
@@ -27,7 +28,7 @@ from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply, gather
 from azeotrope.gateway.wire.request import Request
 from azeotrope.gateway.wire.sse import EventParser
-from azeotrope.gateway.wire.think import Splitter
+from azeotrope.gateway.wire.think import TAGS, Splitter
 
 QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
 CODES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
@@ -80,6 +81,7 @@ class Relay:
     def __init__(self, vault: Vault, dice: bytes | None = None) -> None:
         self._vault = vault
         self._dice = dice or secrets.token_bytes(32)
+        self._opened: set[tuple[str, str]] = set()  # models whose template opens the reasoning
 
     async def ask(self, job: Job, upstream: Asked) -> Answer:
         """Send the request. Raises RefusedError for an answer that is none, UpstreamError and RequestError."""
@@ -140,7 +142,7 @@ class Relay:
         """
         shield, outward = self.start(job), dialect(job.request.dialect)
         writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
-        reader, parser = read_with(job.request, settings), EventParser()
+        reader, parser = self._reader(job, settings), EventParser()
         last = perf_counter()
         try:
             while True:
@@ -150,7 +152,7 @@ class Relay:
                 out = b"".join(map(writer.write, shield.take(events)))
                 ended = not data or reader.done or job.failure is not None
                 if ended:
-                    out += self._rest(job, reader, shield, writer.write)
+                    out += self._rest(job, settings, reader, shield, writer.write)
                 now = perf_counter()
                 job.busy += now - began
                 if ended:
@@ -194,9 +196,12 @@ class Relay:
         shield, outward = self.start(job), dialect(job.request.dialect)
         body = await exchange.body(settings.largest_reply)
         began = perf_counter()
-        reader = read_with(job.request, settings)
+        reader = self._reader(job, settings)
         try:
             events = [*reader.whole(body), *reader.close()]
+            if self._learn(job, settings, reader):  # nothing has left yet: read it again
+                reader = self._reader(job, settings)
+                events = [*reader.whole(body), *reader.close()]
         except WireError:
             raise UpstreamError(
                 Problem(502, "upstream", "The upstream's reply cannot be read.", "upstream_malformed")
@@ -232,11 +237,46 @@ class Relay:
         job.watch(found)
         return found
 
-    def _rest(self, job: Job, reader: Reader, shield: Shield, write: Callable[[ev.Event], bytes]) -> bytes:
+    def _rest(
+        self,
+        job: Job,
+        settings: UpstreamSettings,
+        reader: Reader,
+        shield: Shield,
+        write: Callable[[ev.Event], bytes],
+    ) -> bytes:
         """What is left when the upstream has said all."""
+        self._learn(job, settings, reader)
         last = [] if job.failure is not None else reader.close()
         job.watch(last)
         return b"".join(map(write, [*shield.take(last), *shield.close()]))
+
+    def _reader(self, job: Job, settings: UpstreamSettings) -> Reader:
+        """The reader of an upstream's reply."""
+        request = job.request
+        name = "completions" if request.dialect == "completions" else settings.dialect
+        if settings.tags == "none" and name != "completions":
+            return dialect(name).reader(None)
+        opened = settings.tags == "opened" or (settings.url, job.served) in self._opened
+        opened = opened or _inside(request.prompt)
+        return dialect(name).reader(lambda: Splitter(opened=opened))
+
+    def _learn(self, job: Job, settings: UpstreamSettings, reader: Reader) -> bool:
+        """Whether the model's template opens the reasoning, and that was not known: from now on it is."""
+        known = (settings.url, job.served)
+        if (
+            not reader.stray
+            or known in self._opened
+            or settings.tags != "auto"
+            or job.request.dialect == "completions"
+        ):
+            return False
+        self._opened.add(known)
+        log.error(
+            "The template of a model opens its reasoning: replies begin within it; set 'tags: opened' for it.",
+            extra={"facts": {"model": job.served[:80]}},
+        )
+        return True
 
     def _throw(self, job: Job) -> bytes:
         """What the random choices of this reply follow from: the tenant, the model and all that was asked.
@@ -250,13 +290,10 @@ class Relay:
 LARGEST_ERROR = 64 * 1024
 
 
-def read_with(request: Request, settings: UpstreamSettings) -> Reader:
-    """The reader of an upstream's reply."""
-    name = "completions" if request.dialect == "completions" else settings.dialect
-    if settings.tags == "none" and name != "completions":
-        return dialect(name).reader(None)
-    opened = settings.tags == "opened"
-    return dialect(name).reader(lambda: Splitter(opened=opened))
+def _inside(prompt: str) -> bool:
+    """Whether a raw prompt ends within reasoning, so that the reply begins there."""
+    opened = max(prompt.rfind(opening) for opening, _ in TAGS)
+    return opened > max(prompt.rfind(closing) for _, closing in TAGS)
 
 
 def form(job: Job) -> Form:
