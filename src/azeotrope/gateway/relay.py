@@ -26,7 +26,7 @@ from azeotrope.gateway.wire.errors import Problem, WireError
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply, gather
-from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.request import Request, RequestError
 from azeotrope.gateway.wire.sse import EventParser
 from azeotrope.gateway.wire.think import TAGS, Splitter
 
@@ -123,7 +123,10 @@ class Relay:
             written[settings.limit_field] = written.pop("max_tokens")
         if settings.cache_salt:
             written["cache_salt"] = blake2b(job.tenant.encode(), key=self._dice, digest_size=16).hexdigest()
-        return encode(written)
+        try:
+            return encode(written)
+        except WireError:
+            raise RequestError("The request is nested too deeply.", code="invalid_json") from None
 
     def start(self, job: Job) -> Shield:
         """The shield of a job's reply."""

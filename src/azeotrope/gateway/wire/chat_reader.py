@@ -38,7 +38,7 @@ class ChatReader:
     def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
         self._new = splitter
         self._splitters: dict[int, Splitter] = {}
-        self._started = False
+        self._started = self._failed = False
         self._ended: set[int] = set()
         self._seen: set[int] = set()
         self.done = False  # the upstream said that it was the end
@@ -71,13 +71,14 @@ class ChatReader:
         found: list[ev.Event] = []
         for choice, splitter in self._splitters.items():
             found += pieces(splitter.close(), choice)
-        if not self.complete:
+        if not (self.complete or self._failed):
             found.append(ev.Failure(502, "upstream_closed"))
         return found
 
     def _read(self, body: Json, part: str) -> Iterator[ev.Event]:
         error = body.get("error")
         if error:
+            self._failed = True
             yield failure(error)
             return
         if not self._started:

@@ -94,7 +94,7 @@ class CompletionsReader:
     def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
         self._new = splitter or Splitter
         self._splitters: dict[int, Splitter] = {}
-        self._started = False
+        self._started = self._failed = False
         self._ended: set[int] = set()
         self.done = False
 
@@ -126,12 +126,13 @@ class CompletionsReader:
         found: list[ev.Event] = []
         for index, splitter in self._splitters.items():
             found += pieces(splitter.close(), index)
-        if not self.complete:
+        if not (self.complete or self._failed):
             found.append(ev.Failure(502, "upstream_closed"))
         return found
 
     def _read(self, body: Json) -> Iterator[ev.Event]:
         if error := body.get("error"):
+            self._failed = True
             yield failure(error)
             return
         if not self._started:

@@ -90,7 +90,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens, as the upstream bills them; `reasoning` is part of `completion`, `cached` of `prompt`. None: unsaid."""
+    """Tokens as the upstream bills them (None: unsaid); `reasoning` is in `completion`, `cached` in `prompt`."""
 
     prompt: int | None = None
     completion: int | None = None

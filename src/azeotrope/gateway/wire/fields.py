@@ -60,8 +60,11 @@ def text(value: Any, what: str) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON."""
-    return msgspec.json.encode(value)
+    """Compact JSON. Raises WireError for values that are nested too deeply."""
+    try:
+        return msgspec.json.encode(value)
+    except RecursionError:
+        raise WireError("What was to be sent is nested too deeply.") from None
 
 
 def without_none(pairs: Json, keep: Sequence[str] = ()) -> Json:

@@ -1,0 +1,205 @@
+"""Chat completions: real recorded traffic read, events written and read back, requests through and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from azeotrope.gateway.wire import chat_request
+from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.chat_reader import ChatReader
+from azeotrope.gateway.wire.chat_writer import ChatWriter, whole
+from azeotrope.gateway.wire.errors import WireError
+from azeotrope.gateway.wire.fields import encode
+from azeotrope.gateway.wire.form import Form
+from azeotrope.gateway.wire.reply import Reply, gather
+from azeotrope.gateway.wire.request import Request, RequestError
+from azeotrope.gateway.wire.sse import EventParser
+from azeotrope.gateway.wire.think import Splitter
+from conftest import find_data_dir
+
+FORM = Form(usage=True, logprobs=True)
+CHAT = ("alibaba", "azure__deepseek", "deepseek", "groq", "openai__src__chat", "openai-compatible", "mistral",
+        "moonshotai", "perplexity", "xai__xai")  # fmt: skip
+
+
+def recorded(ending: str) -> list[Any]:
+    """Recorded files of chat completions, or one mark that skips."""
+    folder = find_data_dir()
+    found = sorted((folder / "wire" / "vercel_ai").glob(f"*{ending}")) if folder else []
+    kept = [p for p in found if p.name.startswith(CHAT) and "error" not in p.name and "responses" not in p.name]
+    if not kept:
+        return [pytest.param(None, marks=pytest.mark.skip("no recorded traffic: set AZEOTROPE_DATA"))]
+    return [pytest.param(path, id=path.name) for path in kept]
+
+
+def read(lines: list[bytes]) -> tuple[Reply, ChatReader]:
+    reader = ChatReader(Splitter)
+    found = [event for line in lines for event in reader.chunk(line)]
+    return gather([*found, *reader.close()]), reader
+
+
+@pytest.mark.parametrize("path", recorded(".chunks.txt"))
+def test_recorded_streams(path: Path) -> None:
+    lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    reply, _ = read(lines)
+    choices = [c for line in lines if line.startswith(b"{") for c in json.loads(line).get("choices", [])]
+    deltas = [c.get("delta") or {} for c in choices if c.get("index", 0) == 0]
+    plain = [d["content"] for d in deltas if isinstance(d.get("content"), str)]
+    thoughts = [d.get("reasoning_content") or d.get("reasoning") or "" for d in deltas]
+    if all(not isinstance(d.get("content"), list) for d in deltas):
+        told = reply.choices[0].text + reply.choices[0].reasoning
+        assert len(told) == len("".join(plain) + "".join(thoughts))
+        assert reply.choices[0].text == "".join(plain)
+    arguments = [t.get("function", {}).get("arguments") or "" for d in deltas for t in d.get("tool_calls") or []]
+    assert "".join(call.arguments for call in reply.choices[0].tools) == "".join(arguments)
+
+
+@pytest.mark.parametrize("path", recorded(".json"))
+def test_recorded_bodies(path: Path) -> None:
+    body = json.loads(path.read_bytes())
+    if "choices" not in body:
+        pytest.skip("not a chat completion")
+    reader = ChatReader(Splitter)
+    reply = gather([*reader.whole(path.read_bytes()), *reader.close()])
+    said = body["choices"][0]["message"]
+    if isinstance(said.get("content"), str):
+        assert reply.choices[0].text == said["content"]
+    thoughts = said.get("reasoning_content") or said.get("reasoning")
+    assert thoughts is None or reply.choices[0].reasoning == thoughts
+    assert reply.failure is None
+    called = [call["function"]["name"] for call in said.get("tool_calls") or []]
+    assert [call.name for call in reply.choices[0].tools] == called
+
+
+TEXTS = st.text(min_size=1, max_size=12).filter(lambda t: not any(c in t for c in "<["))
+OTHERS = st.lists(st.builds(ev.Alternative, TEXTS, st.floats(-20, 0)), max_size=2).map(tuple)
+LOGPROB = st.builds(ev.Logprob, TEXTS, st.floats(-20, 0), OTHERS)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> list[ev.Event]:
+    """The events of a reply with one or two choices."""
+    found: list[ev.Event] = [ev.Start("x", "m", 1)]
+    for choice in range(draw(st.integers(1, 2))):
+        found += [ev.Reasoning(t, choice) for t in draw(st.lists(TEXTS, max_size=3))]
+        found += [ev.Text(t, choice) for t in draw(st.lists(TEXTS, max_size=3))]
+        for slot in range(draw(st.integers(0, 2))):
+            found.append(ev.Tool(slot, "", f"call_{choice}{slot}", "f", choice))
+            found += [ev.Tool(slot, t, "", "", choice) for t in draw(st.lists(TEXTS, max_size=2))]
+        if draw(st.booleans()):
+            found.append(ev.Logprobs((draw(LOGPROB),), choice))
+        found.append(ev.Finish(draw(st.sampled_from(["stop", "length", "tool_calls", "content_filter"])), choice))
+    if draw(st.booleans()):
+        found.append(ev.Usage(draw(st.integers(0, 9)), draw(st.integers(0, 9)), draw(st.integers(0, 9)), None))
+    return found
+
+
+def plain(reply: Reply) -> Any:
+    """What a reply says, to be compared."""
+    found = {}
+    for n, choice in reply.choices.items():
+        calls = [(call.id, call.name, call.arguments) for call in choice.tools]
+        found[n] = (choice.reasoning, choice.text, choice.refusal, calls, choice.logprobs, choice.reason)
+    return found, reply.usage
+
+
+@given(replies())
+@settings(max_examples=150, deadline=None)
+def test_what_is_written_is_read_back(events: list[ev.Event]) -> None:
+    writer = ChatWriter("id", "m", 1, FORM)
+    data = b"".join([*map(writer.write, events), writer.end()])
+    parser = EventParser()
+    reply, reader = read([event.data for event in parser.feed(data)])
+    assert reader.done
+    assert plain(reply) == plain(gather(events))
+    body = encode(whole(gather(events), "id", "m", 1, FORM))
+    again = ChatReader()
+    expected = gather(events)
+    for choice in expected.choices.values():  # whose numbers they are cannot be told in a body with reasoning
+        choice.logprobs = [] if choice.reasoning else choice.logprobs
+    assert plain(gather([*again.whole(body), *again.close()])) == plain(expected)
+
+
+NAMES = st.sampled_from(["choices", "delta", "content", "index", "error", "usage"])
+ANYTHING = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+)
+
+
+@given(st.binary(max_size=200) | ANYTHING.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=200, deadline=None)
+def test_whatever_an_upstream_sends(data: bytes) -> None:
+    """It is read, or refused in one way."""
+    for reader in (ChatReader(), ChatReader(Splitter)):
+        try:
+            reader.chunk(data)
+            reader.close()
+        except WireError:
+            pass
+
+
+def test_an_error_is_told_once() -> None:
+    reader = ChatReader()
+    found = reader.chunk(b'{"error": {"message": "m", "code": 503}}') + reader.close()
+    assert [event.status for event in found if isinstance(event, ev.Failure)] == [503]
+
+
+BODY: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "image_url", "image_url": {
+            "url": "data:image/png;base64,AA==", "detail": "low"}}]},
+        {"role": "assistant", "content": None, "reasoning_content": "r", "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "t"},
+    ],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "n": 2,
+    "max_tokens": 7,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "stop": ["x"],
+    "seed": 3,
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.2,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"5": -1.0},
+    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"},
+                                                "strict": True}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "j", "schema": {"type": "object"}}},
+    "reasoning_effort": "low",
+}  # fmt: skip
+
+
+def test_a_request_survives() -> None:
+    request = chat_request.read(json.dumps(BODY).encode())
+    assert chat_request.write(request) == BODY
+
+
+def test_names_of_old_and_other_servers() -> None:
+    def read_with(**more: Any) -> Request:
+        messages = [{"role": "user", "content": "x"}]
+        return chat_request.read(json.dumps({"model": "m", "messages": messages, **more}).encode())
+
+    assert read_with(max_completion_tokens=5, max_tokens=9).max_tokens == 5
+    assert read_with(reasoning={"effort": "high", "max_tokens": 9}).reasoning_budget == 9
+    assert read_with(reasoning={"enabled": False}).effort == "none"
+    assert read_with(stop="a").stop == ("a",)
+    with pytest.raises(RequestError) as caught:
+        read_with(tools=[{"type": "web_search"}])
+    assert caught.value.param in ("tools.0.type", "tools.0.function")
+    with pytest.raises(RequestError, match="Did you mean 'temperature'"):
+        read_with(temprature=1)
