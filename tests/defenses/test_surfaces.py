@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from azeotrope.core.plugins import catalogue, load
 from azeotrope.core.methods import SurfaceDefense
+from azeotrope.core.plugins import catalogue, load
 from azeotrope.defenses.topk_logprobs import TopKLogprobs
 from azeotrope.models.exposure import Exposure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ LINES = st.sampled_from([b"data: x", b"data:", b"data: \xc3\xa9", b"event: e", b
 def test_cuts_do_not_matter(lines: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
     stream = b"".join(line + end for line, end in lines)
     at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    pieces = [stream[a:b] for a, b in zip(at, at[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(at)]
     assert read(*pieces) == read(stream) == read(*(stream[i : i + 1] for i in range(len(stream))))
 
 
@@ -70,9 +72,13 @@ def test_what_is_written_is_read(data: bytes, name: str) -> None:
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_events_beyond_the_limit_are_refused(stream: bytes, size: int) -> None:
     parser = EventParser(limit=100)
-    with pytest.raises(WireError, match="larger than 100 bytes"):
+
+    def feed() -> None:
         for i in range(0, len(stream), size):
             parser.feed(stream[i : i + size])
+
+    with pytest.raises(WireError, match="larger than 100 bytes"):
+        feed()
 
 
 def test_the_limit_is_of_one_event_not_of_the_stream() -> None:
