@@ -7,7 +7,7 @@ EXTRAS := lab,gateway,shared,procedural,dev
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick bench lint docs
+.PHONY: help setup demo services test quick bench lint docs
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -22,8 +22,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## Run the whole loop on the embedded models and write a report
 	$(BIN)/azeotrope demo
 
+services: ## Start throw-away PostgreSQL and Redis for the tests (scripts/services.sh stop ends them)
+	scripts/services.sh start
+
+SERVICES := if [ -f build/services.env ]; then . build/services.env; fi;
+
 test: setup ## Run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(SERVICES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 quick: setup ## Run the tests that take less than about ten seconds each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
