@@ -17,7 +17,14 @@ PROGRAM = "azeotrope"
 TRACEBACK = "--traceback"
 INTERRUPTED = 130
 LAB = frozenset("torch transformers tokenizers safetensors scipy sklearn peft accelerate math_verify".split())
-EXTRAS = {**dict.fromkeys(LAB, "lab"), "reasoning_gym": "procedural", "datasets": "hub"}
+GATEWAY = frozenset("aiohttp cryptography granian msgspec prometheus_client sqlalchemy".split())
+EXTRAS = {
+    **dict.fromkeys(LAB, "lab"),
+    **dict.fromkeys(GATEWAY, "gateway"),
+    **dict.fromkeys(("psycopg", "redis"), "shared"),
+    "reasoning_gym": "procedural",
+    "datasets": "hub",
+}
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[1]  # whichever click typer brings along
 
 

@@ -120,7 +120,7 @@ def open_desk(ledger: LedgerSettings, limits: LimitSettings, failing: Failing) -
     folder = Folder(ledger.folder)
     url = os.environ.get(ledger.database_env or DATABASE_VARIABLE) or folder.database
     ledger.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    desk.database = open_database(url)
+    desk.database = open_database(url, power_safe=ledger.power_safe)
     if ledger.keys == "required":
         desk.keys = KeyRing(KeyStore(desk.database, folder.pepper()), ledger.key_ring)
     if ledger.audit:

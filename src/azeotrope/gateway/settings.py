@@ -148,6 +148,7 @@ class LedgerSettings(Settings):
     keys: Literal["required", "none"] = "none"
     audit: bool = False
     auditor: str = ""
+    power_safe: bool = Field(False, description="rows survive a power cut, too, not only the end of the process")
     key_ring: KeyRingSettings | None = None
     audit_settings: AuditSettings | None = None
 
