@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from azeotrope.gateway.wire.reply import Reply, gather
 from azeotrope.gateway.wire.request import Request, RequestError
 from azeotrope.gateway.wire.sse import EventParser
 from azeotrope.gateway.wire.think import Splitter
-from conftest import find_data_dir
 
 FORM = Form(usage=True, logprobs=True)
 CHAT = ("alibaba", "azure__deepseek", "deepseek", "groq", "openai__src__chat", "openai-compatible", "mistral",
@@ -30,8 +30,9 @@ CHAT = ("alibaba", "azure__deepseek", "deepseek", "groq", "openai__src__chat", "
 
 def recorded(ending: str) -> list[Any]:
     """Recorded files of chat completions, or one mark that skips."""
-    folder = find_data_dir()
-    found = sorted((folder / "wire" / "vercel_ai").glob(f"*{ending}")) if folder else []
+    named = os.environ.get("AZEOTROPE_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"
+    found = sorted((folder / "wire" / "vercel_ai").glob(f"*{ending}"))
     kept = [p for p in found if p.name.startswith(CHAT) and "error" not in p.name and "responses" not in p.name]
     if not kept:
         return [pytest.param(None, marks=pytest.mark.skip("no recorded traffic: set AZEOTROPE_DATA"))]
