@@ -18,14 +18,14 @@ AZEOTROPE_SERVICES_FOLDER="" AZEOTROPE_TEST_POSTGRES="" AZEOTROPE_TEST_REDIS=""
 
 say() { printf 'services: %s\n' "$*" >&2; }
 
-postgres_bin() { # the folder of the newest server installed
+postgres_bin() { # the folder of the server: on the path, or where the system's package manager put the newest
   local found
-  found="$(printf '%s\n' /usr/lib/postgresql/*/bin /usr/local/pgsql/bin /opt/homebrew/opt/postgresql*/bin | sort -rV |
-    while read -r folder; do [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && echo "$folder" && break; done)" || true
-  if [ -z "$found" ] && command -v initdb >/dev/null && command -v postgres >/dev/null; then
-    found="$(dirname "$(command -v initdb)")"
+  found="$(command -v initdb || true)"
+  if [ -z "$found" ] && command -v dpkg-query >/dev/null; then
+    found="$(dpkg-query -W -f '${Package}\n' 'postgresql-[0-9]*' 2>/dev/null | sort -rV |
+      xargs -r dpkg-query -L 2>/dev/null | grep '/bin/initdb$' | head -n 1)" || true
   fi
-  echo "$found"
+  [ -z "$found" ] || [ ! -x "$(dirname "$found")/postgres" ] || dirname "$found"
 }
 
 redis_bin() { command -v redis-server || command -v valkey-server || true; }

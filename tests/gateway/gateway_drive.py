@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,7 +132,6 @@ class Running:
     url: str
     mock: Mock
     gateway: Gateway
-    loop: asyncio.AbstractEventLoop
 
 
 @contextmanager
@@ -148,8 +147,8 @@ def serving(
     mock = mock or Mock()
     port, upstream_port = free_port(), free_port()
     server_keys = {k: settings.pop(k) for k in ("listen", "models", "vault") if k in settings}
-    upstream = {"url": f"http://127.0.0.1:{upstream_port}/v1", **settings}
-    file = ServerFile.model_validate({"upstreams": {"main": upstream}, **server_keys})
+    main = {"url": f"http://127.0.0.1:{upstream_port}/v1", **settings}
+    file = ServerFile.model_validate({"upstreams": {"main": main}, **server_keys})
     if policy is None:
         box = PolicyBox(DEFAULT)
     else:
@@ -157,70 +156,72 @@ def serving(
         path.write_text(policy, encoding="utf-8")
         box = PolicyBox(path)
     gateway = Gateway(file, box, desk)
-    ready, loop = threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
+    with upstream(mock, upstream_port), serving_app(gateway, port) as address:
+        yield Running(address, mock, gateway)
 
-    async def main() -> None:
+
+@contextmanager
+def upstream(mock: Mock, port: int) -> Iterator[str]:
+    """Run the mock; yields its address."""
+
+    async def start() -> Callable[[], Awaitable[None]]:
         application = web.Application(client_max_size=1 << 30)
         application.router.add_post("/{tail:.*}", mock.handle)
         runner = web.AppRunner(application, handler_cancellation=True)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", upstream_port).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        return runner.cleanup
+
+    with in_a_thread(start):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def serving_app(gateway: Gateway, port: int | None = None) -> Iterator[str]:
+    """Run a gateway on a port of its own; yields its address."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    async def start() -> Callable[[], Awaitable[None]]:
         server = Server(gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
         task = asyncio.ensure_future(server.serve())
-        await answers(f"http://127.0.0.1:{port}/healthz")
+        await answers(f"{url}/healthz")
+
+        async def stop() -> None:
+            await gateway.stop()
+            server.stop()
+            await task
+
+        return stop
+
+    with in_a_thread(start):
+        yield url
+
+
+@contextmanager
+def in_a_thread(start: Callable[[], Awaitable[Callable[[], Awaitable[None]]]]) -> Iterator[None]:
+    """Run what `start` starts on a loop in a thread of its own, and stop it by what `start` returns."""
+    ready, loop, over = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    async def main() -> None:
+        stop = await start()
         ready.set()
-        await stop.wait()
-        await gateway.stop()
-        server.stop()
-        await task
-        await runner.cleanup()
+        await over.wait()
+        await stop()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()
-    assert ready.wait(20), "the gateway did not start"
+    assert ready.wait(20), "it did not start"
     try:
-        yield Running(f"http://127.0.0.1:{port}", mock, gateway, loop)
+        yield
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(over.set)
         thread.join(20)
 
 
 def lines(text: str) -> list[Json]:
     """The JSON of a stream's frames."""
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
-
-
-async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The bytes of a stream as they come."""
-    async for piece in response.content.iter_any():
-        yield piece
-
-
-@contextmanager
-def serving_app(gateway: Gateway) -> Iterator[str]:
-    """Run a gateway that needs no upstream elsewhere; yields its address."""
-    port, ready, loop = free_port(), threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def main() -> None:
-        server = Server(gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
-        task = asyncio.ensure_future(server.serve())
-        await answers(f"http://127.0.0.1:{port}/healthz")
-        ready.set()
-        await stop.wait()
-        await gateway.stop()
-        server.stop()
-        await task
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
-    thread.start()
-    assert ready.wait(20), "the gateway did not start"
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
 
 
 async def answers(url: str) -> None:

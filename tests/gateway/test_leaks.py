@@ -168,7 +168,9 @@ def gather_texts(value: Any, path: str, found: dict[str, str]) -> None:
         gather_texts(item, path, found)
 
 
-def stream_through(client: str, upstream: str, treatment: Treatment, pieces: list[bytes]) -> bytes:
+def stream_through(
+    client: str, upstream: str, treatment: Treatment, pieces: list[bytes], tags: str = "auto"
+) -> bytes:
     """What a client is sent."""
     sent: list[bytes] = []
 
@@ -176,7 +178,7 @@ def stream_through(client: str, upstream: str, treatment: Treatment, pieces: lis
         sent.append(piece)
 
     relay = Relay(Vault(MemoryShelf()))
-    plan = UpstreamSettings(url="http://x/v1", dialect=upstream)  # type: ignore[arg-type]
+    plan = UpstreamSettings.model_validate({"url": "http://x/v1", "dialect": upstream, "tags": tags})
     asyncio.run(relay.stream(job(client, treatment, True), Exchange(pieces), plan, send))  # type: ignore[arg-type]
     return b"".join(sent)
 
@@ -281,7 +283,7 @@ def test_errors_that_quote_the_reasoning(client: str) -> None:
 
 
 def test_a_template_that_opens_the_reasoning_is_noticed() -> None:
-    """A whole reply is read again; of streams, the first one teaches it (its setting prevents that)."""
+    """A whole reply is read again; a stream needs the setting."""
     secret = SECRETS[0]
     relay, plan = Relay(Vault(MemoryShelf())), UpstreamSettings(url="http://x/v1")
     said = {"role": "assistant", "content": f"{secret}</think>An answer."}
@@ -290,17 +292,23 @@ def test_a_template_that_opens_the_reasoning_is_noticed() -> None:
     assert b"An answer." in sent
     assert not leaked(secret, sent)
     pieces = [secret, "</thi", "nk>", "An answer."]
-    data = b"".join(
-        frame(json.dumps({"choices": [{"index": 0, "delta": {"content": p}}]}).encode()) for p in pieces
-    )
-    sent_later: list[bytes] = []
+    chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    data = b"".join(frame(json.dumps(chunk).encode()) for chunk in chunks)
+    sent = stream_through("chat", "chat", HIDE, [data], tags="opened")
+    assert b"An answer." in sent
+    assert not leaked(secret, sent)
 
-    async def send(piece: bytes) -> None:
-        sent_later.append(piece)
 
-    asyncio.run(relay.stream(job("chat", HIDE, True), Exchange([data]), plan, send))  # type: ignore[arg-type]
-    assert b"An answer." in b"".join(sent_later)
-    assert not leaked(secret, b"".join(sent_later))
+def test_a_closing_tag_that_one_client_asks_for_does_not_change_others_replies() -> None:
+    relay, plan = Relay(Vault(MemoryShelf())), UpstreamSettings(url="http://x/v1")
+
+    def reply(content: str) -> bytes:
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        exchange = Exchange([json.dumps({"choices": [choice]}).encode()])
+        return asyncio.run(relay.whole(job("chat", HIDE, False), exchange, plan))  # type: ignore[arg-type]
+
+    assert b"</think>" not in reply("As you wish: </think>")
+    assert b"An answer." in reply("An answer.")
 
 
 def test_a_prompt_that_opens_the_reasoning() -> None:

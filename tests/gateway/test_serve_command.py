@@ -12,40 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 import aiohttp
 import pytest
-from aiohttp import web
-from gateway_drive import Mock, delta, frames, free_port, lines, message
+from gateway_drive import Mock, delta, frames, free_port, lines, message, upstream
 
 COMMAND = [sys.executable, "-c", "from azeotrope.cli import main; main()", "serve"]
 ASK = {"model": "any", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@contextmanager
-def upstream(mock: Mock) -> Iterator[str]:
-    """An upstream in a thread; yields its address."""
-    port, loop, ready, stop = free_port(), asyncio.new_event_loop(), Event(), asyncio.Event()
-
-    async def main() -> None:
-        application = web.Application()
-        application.router.add_post("/{tail:.*}", mock.handle)
-        runner = web.AppRunner(application, handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        ready.set()
-        await stop.wait()
-        await runner.cleanup()
-
-    thread = Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
 
 
 @contextmanager
@@ -92,7 +65,10 @@ def test_it_serves_reloads_its_policy_and_ends_what_it_has_begun(tmp_path: Path)
     policy.write_text(text % "none", encoding="utf-8")
     slow = [delta(content="a"), *[delta(content="b")] * 20, delta(reason="stop")]
     mock = Mock(body=message("I think.", "Yes."), frames=frames(*slow), pause=0.05)
-    with upstream(mock) as address, server("--upstream", address, "--policy", str(policy)) as (process, url):
+    with (
+        upstream(mock, free_port()) as address,
+        server("--upstream", address, "--policy", str(policy)) as (process, url),
+    ):
         assert "I think." not in asyncio.run(ask(url))
         policy.write_text(text % "full", encoding="utf-8")
         until = time.monotonic() + 10

@@ -13,9 +13,10 @@ from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
 from azeotrope.gateway.case import CLIENT_GONE, Case, asks_for_reasoning, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
-from azeotrope.gateway.dialects import dialect
+from azeotrope.gateway.dialects import PATHS, dialect
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
+from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
@@ -27,10 +28,8 @@ from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
-log = logging.getLogger("azeotrope.gateway")
 T = TypeVar("T")
-NAMES = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
-ROUTES = {**NAMES, "/v1/responses": "responses", "/v1/messages": "messages"}
+ROUTES = {f"/v1{path}": name for name, path in PATHS.items()}
 POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
 
@@ -223,6 +222,7 @@ class Gateway:
 
         try:
             if job.request.stream:
+                case.streaming = case.overhead
                 await self.relay.stream(job, exchange, upstream.settings, write, record)
                 await stream.end()
                 return
@@ -301,7 +301,7 @@ class Gateway:
         return self._upstreams[found[0]], found[1]
 
     async def _refuse(self, case: Case, error: Exception | None, send: http.Send, stream: http.Stream) -> None:
-        """Tell the client what went wrong, in its dialect; in the middle of a stream the relay has told it."""
+        """Tell the client what went wrong, in its dialect, also in the middle of a stream."""
         problem, after = problem_of(error)
         case.status, case.code = problem.status, problem.code
         await self._leftover(case)

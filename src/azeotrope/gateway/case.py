@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import perf_counter
 
-from azeotrope.gateway.desk import ANONYMOUS, now_ms
+from azeotrope.gateway.desk import ANONYMOUS
 from azeotrope.gateway.dialects import Dialect
 from azeotrope.gateway.http import BodyError
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.audit_row import AuditRow
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
+from azeotrope.gateway.ledger.key_store import now_ms
 from azeotrope.gateway.ledger.quota import LimitError, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.relay import Job, RefusedError
@@ -25,7 +26,11 @@ CLIENT_GONE = 499  # in metrics and records; no client ever reads it
 
 @dataclass(slots=True)
 class Case:
-    """A request and its state. `waited`: seconds in which others worked; `began` on the performance counter."""
+    """A request and its state.
+
+    `began` on the performance counter. `waited`: seconds in which others worked. `streaming`: seconds of our own
+    work before the first piece of a stream, of which `Job.busy` counts the rest.
+    """
 
     id: str
     outward: Dialect
@@ -39,6 +44,7 @@ class Case:
     status: int = 0
     code: str = ""
     waited: float = 0.0
+    streaming: float | None = None
     gone: bool = False
     recorded: bool = False
     prompt_digest: str = ""
@@ -47,6 +53,8 @@ class Case:
     @property
     def overhead(self) -> float:
         """Seconds of our own work so far."""
+        if self.streaming is not None and self.job is not None:
+            return self.streaming + self.job.busy
         return perf_counter() - self.began - self.waited
 
     @property
@@ -57,6 +65,14 @@ class Case:
             return (job.usage.prompt or 0) + job.usage.completion
         change = job.shield.change if job is not None and job.shield is not None else None
         return self.size // 4 + ((change.came + change.answer) // 4 if change else 0)
+
+    @property
+    def broke(self) -> str:
+        """How the upstream failed in the middle, in a word; "" if it did not."""
+        failure = self.job.failure if self.job else None
+        return (
+            "" if failure is None else failure.code if failure.code.startswith("upstream_") else "upstream_error"
+        )
 
     def row(self) -> AuditRow:
         """What is recorded."""
@@ -70,7 +86,7 @@ class Case:
             key_id=self.identity.key_id,
             policy=decision.policy if decision else "",
             stance=decision.stance.name if decision else "",
-            reasons=(*self.reasons, *((self.code,) if self.code else ())),
+            reasons=(*self.reasons, *(code for code in (self.code, self.broke) if code)),
             model_requested=request.model if request else "",
             model_served=job.served if job else "",
             dialect=self.outward.name,
@@ -118,9 +134,8 @@ class Case:
             metrics.gone.inc()
         if job is None:
             return
-        if job.failure is not None:
-            known = job.failure.code.startswith("upstream_")
-            metrics.failures.labels(job.failure.code if known else "other").inc()
+        if self.broke:
+            metrics.failures.labels(self.broke).inc()
         if job.usage is not None:
             metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
             metrics.tokens.labels("completion").inc(job.usage.completion or 0)
@@ -166,8 +181,3 @@ def unrecorded() -> Problem:
 def asks_for_reasoning(request: Request) -> bool:
     """Whether a request wants the model to reason."""
     return request.effort not in (None, "none") or bool(request.reasoning_budget)
-
-
-def floats(request: Request) -> int:
-    """How many log-probabilities a token the request asks for."""
-    return request.top_logprobs + 1 if request.logprobs else 0

@@ -8,10 +8,8 @@ recorded. What happens when one of them is down is the policy's choice (`failing
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from dataclasses import dataclass
-from time import time
 from typing import Protocol
 
 from azeotrope.core.errors import MissingError
@@ -20,18 +18,19 @@ from azeotrope.gateway.ledger.audit_row import AuditRow, Digester
 from azeotrope.gateway.ledger.database import Database, open_database
 from azeotrope.gateway.ledger.folder import DATABASE_VARIABLE, Folder
 from azeotrope.gateway.ledger.identity import Identity
-from azeotrope.gateway.ledger.key_ring import KeyRing
+from azeotrope.gateway.ledger.key_ring import KeyRing, KeyRingSettings
 from azeotrope.gateway.ledger.key_store import KeyStore
 from azeotrope.gateway.ledger.local_limits import LocalLimiter
 from azeotrope.gateway.ledger.opening import open_audit_log
 from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitsDownError
 from azeotrope.gateway.ledger.secret import Secret
 from azeotrope.gateway.ledger.shared_limits import SharedLimiter, SharedSettings
+from azeotrope.gateway.logs import log
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings
 
+HOUR = 3600.0
 ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
-log = logging.getLogger("azeotrope.gateway")
 
 
 class Suspicion(Protocol):
@@ -122,12 +121,20 @@ def open_desk(ledger: LedgerSettings, limits: LimitSettings, failing: Failing) -
     ledger.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     desk.database = open_database(url, power_safe=ledger.power_safe)
     if ledger.keys == "required":
-        desk.keys = KeyRing(KeyStore(desk.database, folder.pepper()), ledger.key_ring)
+        desk.keys = KeyRing(KeyStore(desk.database, folder.pepper()), _believed(ledger.key_ring, failing))
     if ledger.audit:
         settings = AuditSettings() if ledger.audit_settings is None else ledger.audit_settings
         desk.audit = open_audit_log(desk.database, folder, settings, ledger.auditor)
         desk.digester = Digester(folder.digest_key())
     return desk
+
+
+def _believed(given: KeyRingSettings | None, failing: Failing) -> KeyRingSettings:
+    """How long keys are believed: while the database is down an hour, where the policy fails open."""
+    found = given or KeyRingSettings()
+    if failing.database == "open" and not found.stale_seconds:
+        return found.model_copy(update={"stale_seconds": HOUR})
+    return found
 
 
 def _limiter(limits: LimitSettings, failing: Failing) -> Limiter:
@@ -137,8 +144,3 @@ def _limiter(limits: LimitSettings, failing: Failing) -> Limiter:
     if not url:
         raise MissingError(f"The environment variable {limits.redis_env} with the address of Redis is not set.")
     return SharedLimiter(SharedSettings.model_validate({"url": url, "when_down": failing.limits}))
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time() * 1000)

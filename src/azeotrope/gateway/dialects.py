@@ -118,3 +118,4 @@ def dialect(name: str) -> Dialect:
 
 
 NAMES = tuple(_PLACES)
+PATHS = {name: place[0] for name, place in _PLACES.items()}

@@ -88,13 +88,13 @@ class LocalExchange:
     status = 200
     retry_after = None
 
-    def __init__(self, prompt_tokens: int, choices: int, *, stream: bool) -> None:
+    def __init__(self, prompt_tokens: int, choices: int) -> None:
         self._queue: asyncio.Queue[tuple[int, str, str] | RunError] = asyncio.Queue()
         self._writer = ChatWriter(f"chatcmpl-{secrets.token_hex(8)}", "local", 0, Form(usage=True))
         self._reply = Reply(id="local", model="local")
         self._prompt, self._completion = prompt_tokens, 0
         self._open = choices
-        self._stream, self._over = stream, False
+        self._over = False
         self.gone = False
 
     def tell(self, piece: tuple[int, str, str] | RunError) -> None:
@@ -202,7 +202,7 @@ class LocalUpstream:
             raise UpstreamError(Problem(400, "invalid_request", text, "context_length_exceeded", "messages"))
         limit = min(asked.get("max_tokens") or LIMIT, room)
         choices = asked.get("n") or 1
-        exchange = LocalExchange(len(ids), choices, stream=bool(asked.get("stream")))
+        exchange = LocalExchange(len(ids), choices)
         sampling = self._sampling(asked)
         loop = asyncio.get_running_loop()
         for choice in range(choices):

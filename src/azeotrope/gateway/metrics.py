@@ -29,17 +29,14 @@ class Metrics:
         self.characters = counter("reasoning_characters", "characters of reasoning that came and left", "way")
         self.chunks = counter("upstream_chunks", "events of upstreams' streams")
         self.altered = counter("altered_replies", "replies whose reasoning is not what the model wrote")
-        self.restored = counter("vault", "calls whose reasoning was put back, or was missing", "outcome")
         self.failures = counter("upstream_failures", "replies that an upstream did not finish", "code")
         self.gone = counter("disconnects", "clients that went before the end")
-        self.alarms = counter("alarms", "keys that rose to a level of suspicion", "level")
         self.active = Gauge("azeotrope_active_requests", "requests under way", registry=self.registry)
         self.overhead = histogram("overhead_seconds", "the gateway's own work on a request", SECONDS)
         self.chunk = histogram("chunk_overhead_seconds", "the gateway's own work on a chunk, by request", SECONDS)
         self.duration = histogram(
             "request_seconds", "from the first byte in to the last byte out", LONG, "dialect"
         )
-        self.first = histogram("first_byte_seconds", "to the first byte that leaves", LONG, "dialect")
         self.reloads = counter("policy_reloads", "policy files read again", "outcome")
         self._request = cache(lambda *labels: self.requests.labels(*labels))
 

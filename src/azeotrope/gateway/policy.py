@@ -123,9 +123,9 @@ class Context(Settings):
 class Failing(Settings):
     """What happens when something that the gateway leans on is down: "closed" refuses requests, "open" goes on.
 
-    `database`: keys that are not in memory cannot be checked, so "open" serves known ones only. `limits`: the
-    shared counters; "open" counts in this process alone. `audit`: rows that cannot be written; "open" serves
-    without. `signals`: "open" serves with the stance of level 0.
+    `database` and `limits` are read when the server starts. `database`: "open" serves keys seen within the hour.
+    `limits`: the shared counters; "open" counts in this process alone. `audit`: rows that cannot be written;
+    "open" serves without. `signals`: "open" serves with the stance of level 0.
     """
 
     database: Literal["closed", "open"] = "closed"

@@ -81,7 +81,6 @@ class Relay:
     def __init__(self, vault: Vault, dice: bytes | None = None) -> None:
         self._vault = vault
         self._dice = dice or secrets.token_bytes(32)
-        self._opened: set[tuple[str, str]] = set()  # models whose template opens the reasoning
 
     async def ask(self, job: Job, upstream: Asked) -> Answer:
         """Send the request. Raises RefusedError for an answer that is none, UpstreamError and RequestError."""
@@ -173,19 +172,18 @@ class Relay:
         except WireError:
             job.failure = ev.Failure(502, "upstream_malformed")
         else:
-            self.keep(job)
             await exchange.finish()
             return
         finally:
             exchange.close()
         out = b"".join(map(writer.write, [*shield.close(), job.failure]))
         await self._end(job, send, out, writer.end, record)
-        self.keep(job)
 
     async def _end(
         self, job: Job, send: Send, out: bytes, end: Callable[[], bytes], record: Recorder | None
     ) -> None:
-        """Send the rest, record the reply, send its end."""
+        """Send the rest, record the reply, send its end. Before that the vault has what the next turn needs."""
+        self.keep(job)
         if record is None:
             await send(out + end())
             return
@@ -202,8 +200,8 @@ class Relay:
         reader = self._reader(job, settings)
         try:
             events = [*reader.whole(body), *reader.close()]
-            if self._learn(job, settings, reader):  # nothing has left yet: read it again
-                reader = self._reader(job, settings)
+            if self._began_inside(job, settings, reader):  # nothing has left yet: read it again
+                reader = self._reader(job, settings, opened=True)
                 events = [*reader.whole(body), *reader.close()]
         except WireError:
             raise UpstreamError(
@@ -234,9 +232,12 @@ class Relay:
         """The events in some bytes; at their end, what the stream left open."""
         found: list[ev.Event] = []
         frames = parser.feed(data) if data else [rest] if (rest := parser.close()) else []
-        for one in frames:
-            job.pieces += 1
-            found += reader.chunk(one.data)
+        try:
+            for one in frames:
+                job.pieces += 1
+                found += reader.chunk(one.data)
+        except WireError:  # what came before it in the same bytes still counts
+            found.append(ev.Failure(502, "upstream_malformed"))
         job.watch(found)
         return found
 
@@ -249,34 +250,29 @@ class Relay:
         write: Callable[[ev.Event], bytes],
     ) -> bytes:
         """What is left when the upstream has said all."""
-        self._learn(job, settings, reader)
+        self._began_inside(job, settings, reader)
         last = [] if job.failure is not None else reader.close()
         job.watch(last)
         return b"".join(map(write, [*shield.take(last), *shield.close()]))
 
-    def _reader(self, job: Job, settings: UpstreamSettings) -> Reader:
-        """The reader of an upstream's reply."""
-        request = job.request
-        name = "completions" if request.dialect == "completions" else settings.dialect
+    def _reader(self, job: Job, settings: UpstreamSettings, *, opened: bool = False) -> Reader:
+        """The reader of an upstream's reply; `opened` if it begins within reasoning."""
+        name = "completions" if job.request.dialect == "completions" else settings.dialect
         if settings.tags == "none" and name != "completions":
             return dialect(name).reader(None)
-        opened = settings.tags == "opened" or (settings.url, job.served) in self._opened
-        opened = opened or _inside(request.prompt)
+        opened = opened or settings.tags == "opened" or _inside(job.request.prompt)
         return dialect(name).reader(lambda: Splitter(opened=opened))
 
-    def _learn(self, job: Job, settings: UpstreamSettings, reader: Reader) -> bool:
-        """Whether the model's template opens the reasoning, and that was not known: from now on it is."""
-        known = (settings.url, job.served)
-        if (
-            not reader.stray
-            or known in self._opened
-            or settings.tags != "auto"
-            or job.request.dialect == "completions"
-        ):
+    def _began_inside(self, job: Job, settings: UpstreamSettings, reader: Reader) -> bool:
+        """Whether a reply seems to have begun within reasoning, and nobody said that it would; it is logged.
+
+        It holds for this reply alone: anybody can ask a model to write a closing tag, and must not decide for
+        others.
+        """
+        if not reader.stray or settings.tags != "auto" or job.request.dialect == "completions":
             return False
-        self._opened.add(known)
         log.error(
-            "The template of a model opens its reasoning: replies begin within it; set 'tags: opened' for it.",
+            "A reply held a closing tag and no opening one; if the model's template opens it, set 'tags: opened'.",
             extra={"facts": {"model": job.served[:80]}},
         )
         return True

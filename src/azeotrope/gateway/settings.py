@@ -117,7 +117,6 @@ class VaultSettings(Settings):
 
     megabytes: int = Field(64, ge=1)
     hours: float = Field(6.0, gt=0)
-    key_env: str | None = Field(None, description="hex of 32 bytes, shared by all processes")
 
 
 class LimitSettings(Settings):

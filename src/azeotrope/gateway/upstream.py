@@ -7,8 +7,7 @@ headers, redirects are not followed, and the address comes from the settings alo
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import aiohttp
 
@@ -77,13 +76,12 @@ class Asked(Protocol):
 
 
 class Exchange:
-    """An answer: its status, `retry_after` in seconds, its media type, and its bytes. `close` ends it at once."""
+    """An answer: its status, `retry_after` in seconds, and its bytes. `close` ends it at once."""
 
     def __init__(self, response: aiohttp.ClientResponse, times: Timeouts, deadline: float) -> None:
         self._response, self._times, self._deadline = response, times, deadline
         self.status = response.status
         self.retry_after = _seconds(response.headers.get("retry-after"))
-        self.kind = response.content_type
         self._begun = False
 
     async def read(self) -> bytes:
@@ -146,18 +144,6 @@ class Upstream:
             bearer = settings.header == "authorization"
             self._headers[settings.header] = f"Bearer {key}" if bearer else key
         self._budget = 10.0
-        self.retried = 0
-
-    async def __aenter__(self) -> Self:
-        """Open the pool."""
-        self._open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the pool."""
-        await self.stop()
 
     async def stop(self) -> None:
         """Close the pool and every connection in it."""
@@ -199,23 +185,12 @@ class Upstream:
             tried += 1
             await asyncio.sleep(wait)
 
-    async def get(self, path: str) -> Exchange:
-        """Read a page. Raises UpstreamError."""
-        deadline = asyncio.get_running_loop().time() + self.settings.timeouts.total
-        return await self._once(path, None, deadline)
-
-    async def _once(self, path: str, body: bytes | None, deadline: float) -> Exchange:
+    async def _once(self, path: str, body: bytes, deadline: float) -> Exchange:
         session, times = self._open(), self.settings.timeouts
         url = self.settings.url + path
         try:
             async with asyncio.timeout(min(times.first, times.total)):
-                response = await session.request(
-                    "POST" if body is not None else "GET",
-                    url,
-                    data=body,
-                    headers=self._headers,
-                    allow_redirects=False,
-                )
+                response = await session.post(url, data=body, headers=self._headers, allow_redirects=False)
         except TimeoutError:
             raise UpstreamError(stalled()) from None
         except (aiohttp.ClientError, ConnectionError, OSError):
@@ -227,7 +202,6 @@ class Upstream:
         if tried >= self.settings.retries or self._budget < 1:
             return False
         self._budget -= 1
-        self.retried += 1
         return True
 
     def _open(self) -> aiohttp.ClientSession:

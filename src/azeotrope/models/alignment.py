@@ -49,7 +49,7 @@ def byte_ends(tokenizer: Any, text: str, finished: bool) -> tuple[list[int], lis
     """
     try:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    except NotImplementedError:
+    except NotImplementedError:  # what transformers raises for offsets of a slow tokenizer
         raise ConfigError(
             "Matching two tokenizers needs to know where tokens end; use a model with a fast tokenizer."
         ) from None

@@ -9,7 +9,7 @@ delta that holds any reasoning, or text that may still turn out to be a tag, cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import WireError
@@ -35,6 +35,8 @@ class ChatReader:
     `splitter` makes what tells reasoning from text, one for each choice; None if the upstream does so itself.
     """
 
+    what: ClassVar[str] = WHAT
+
     def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
         self._new = splitter
         self._splitters: dict[int, Splitter] = {}
@@ -58,11 +60,11 @@ class ChatReader:
         if data == DONE:
             self.done = True
             return []
-        return list(self._read(decode(data, WHAT), "delta"))
+        return list(self._read(decode(data, self.what), "delta"))
 
     def whole(self, body: bytes) -> list[ev.Event]:
         """The events of a reply that is not streamed. Raises WireError."""
-        found = list(self._read(decode(body, WHAT), "message"))
+        found = list(self._read(decode(body, self.what), "message"))
         self.done = True
         return found
 
@@ -86,11 +88,12 @@ class ChatReader:
             yield ev.Start(string(body.get("id")), string(body.get("model")), number(body.get("created")) or 0)
         for place, choice in enumerate(objects(body.get("choices"))):
             index = number(choice.get("index"))
-            yield from self._choice(place if index is None else index, choice, mapping(choice.get(part)))
+            yield from self._choice(place if index is None else index, choice, part)
         if (usage := read_usage(body.get("usage"))) is not None:
             yield usage
 
-    def _choice(self, index: int, choice: Json, said: Json) -> Iterator[ev.Event]:
+    def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
+        said = mapping(choice.get(part))
         self._seen.add(index)
         thoughts = list(_reasoning(said, index))
         yield from thoughts
@@ -99,9 +102,12 @@ class ChatReader:
         if words := string(said.get("refusal")):
             yield ev.Text(words, index, refusal=True)
         if logprobs := read_logprobs(choice.get("logprobs")):
-            hidden = unsure or bool(thoughts) or any(isinstance(event, ev.Reasoning) for event in spoken)
-            yield ev.Logprobs(logprobs, index, reasoning=hidden)
+            yield ev.Logprobs(logprobs, index, reasoning=unsure or bool(thoughts))
         yield from _tools(said, index)
+        yield from self._end(index, choice)
+
+    def _end(self, index: int, choice: Json) -> Iterator[ev.Event]:
+        """The end of a choice, if this is it."""
         reason = string(choice.get("finish_reason"))
         if reason and index not in self._ended:
             self._ended.add(index)
@@ -110,20 +116,29 @@ class ChatReader:
             yield ev.Finish(REASONS.get(reason, "stop"), index)
 
     def _content(self, said: Json, index: int) -> tuple[list[ev.Event], bool]:
-        """Text and reasoning of `content`, and whether some of it is not decided."""
+        """Text and reasoning of `content`, and whether some of it is reasoning or not decided."""
         found: list[ev.Event] = []
         content = said.get("content")
         unsure = False
         for kind, words in content_parts(content):
             if kind == "reasoning":
                 found.append(ev.Reasoning(words, index))
+                unsure = True
             elif self._new is None:
                 found.append(ev.Text(words, index))
             else:
-                splitter = self._splitters.get(index) or self._splitters.setdefault(index, self._new())
-                unsure |= splitter.pending or splitter.inside
-                found += pieces(splitter.feed(words), index)
-                unsure |= splitter.pending or splitter.inside
+                split, open_ = self._split(words, index)
+                found += split
+                unsure |= open_
+        return found, unsure
+
+    def _split(self, words: str, index: int) -> tuple[list[ev.Event], bool]:
+        """Text and reasoning told apart by tags, and whether some of it is reasoning or not decided."""
+        if (splitter := self._splitters.get(index)) is None:
+            splitter = self._splitters[index] = (self._new or Splitter)()
+        unsure = splitter.pending or splitter.inside
+        found = pieces(splitter.feed(words), index)
+        unsure |= splitter.pending or splitter.inside or any(isinstance(e, ev.Reasoning) for e in found)
         return found, unsure
 
 

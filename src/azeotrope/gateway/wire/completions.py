@@ -7,12 +7,12 @@ between tags, where the model had put it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from azeotrope.gateway.wire import checks
 from azeotrope.gateway.wire import events as ev
-from azeotrope.gateway.wire.chat_reader import DONE, REASONS, failure, pieces, read_usage
+from azeotrope.gateway.wire.chat_reader import ChatReader
 from azeotrope.gateway.wire.chat_request import MOST_CHOICES, read_sampling, write_sampling
 from azeotrope.gateway.wire.chat_writer import DONE as END
 from azeotrope.gateway.wire.chat_writer import REASONS as WRITTEN
@@ -20,12 +20,8 @@ from azeotrope.gateway.wire.chat_writer import error_body, usage
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import (
     Json,
-    decode,
     encode,
     mapping,
-    number,
-    objects,
-    string,
     text,
     without_none,
 )
@@ -33,7 +29,7 @@ from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Choice, Reply
 from azeotrope.gateway.wire.request import Request, RequestError
 from azeotrope.gateway.wire.sse import write as frame
-from azeotrope.gateway.wire.think import TAGS, Splitter
+from azeotrope.gateway.wire.think import TAGS
 
 WHAT = "The upstream's completion"
 FIELDS = frozenset(
@@ -88,75 +84,18 @@ def write(request: Request) -> Json:
     return body
 
 
-class CompletionsReader:
-    """Reads one reply, as `ChatReader` does."""
+class CompletionsReader(ChatReader):
+    """Reads one reply, as `ChatReader` does; all of its text goes through a splitter."""
 
-    def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
-        self._new = splitter or Splitter
-        self._splitters: dict[int, Splitter] = {}
-        self._started = self._failed = False
-        self._ended: set[int] = set()
-        self.done = False
+    what: ClassVar[str] = WHAT
 
-    @property
-    def complete(self) -> bool:
-        """Whether every choice that began has ended."""
-        return bool(self._splitters) and set(self._splitters) == self._ended
-
-    @property
-    def stray(self) -> bool:
-        """Whether a closing tag came where no reasoning was (see `Splitter.stray`)."""
-        return any(splitter.stray for splitter in self._splitters.values())
-
-    def chunk(self, data: bytes) -> list[ev.Event]:
-        """The events of one `data` of the stream. Raises WireError."""
-        if data == DONE:
-            self.done = True
-            return []
-        return list(self._read(decode(data, WHAT)))
-
-    def whole(self, body: bytes) -> list[ev.Event]:
-        """The events of a reply that is not streamed. Raises WireError."""
-        found = list(self._read(decode(body, WHAT)))
-        self.done = True
-        return found
-
-    def close(self) -> list[ev.Event]:
-        """What was held back. A stream that stops in the middle of a choice ends in a Failure."""
-        found: list[ev.Event] = []
-        for index, splitter in self._splitters.items():
-            found += pieces(splitter.close(), index)
-        if not (self.complete or self._failed):
-            found.append(ev.Failure(502, "upstream_closed"))
-        return found
-
-    def _read(self, body: Json) -> Iterator[ev.Event]:
-        if error := body.get("error"):
-            self._failed = True
-            yield failure(error)
-            return
-        if not self._started:
-            self._started = True
-            yield ev.Start(string(body.get("id")), string(body.get("model")), number(body.get("created")) or 0)
-        for place, choice in enumerate(objects(body.get("choices"))):
-            index = number(choice.get("index"))
-            yield from self._choice(place if index is None else index, choice)
-        if (told := read_usage(body.get("usage"))) is not None:
-            yield told
-
-    def _choice(self, index: int, choice: Json) -> Iterator[ev.Event]:
-        splitter = self._splitters.get(index) or self._splitters.setdefault(index, self._new())
-        unsure = splitter.pending or splitter.inside
-        spoken = pieces(splitter.feed(text(choice.get("text"), f"The text of {WHAT.lower()}")), index)
-        unsure |= splitter.pending or splitter.inside or any(isinstance(e, ev.Reasoning) for e in spoken)
+    def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
+        self._seen.add(index)
+        spoken, unsure = self._split(text(choice.get("text"), f"The text of {WHAT.lower()}"), index)
         yield from spoken
         if found := read_logprobs(choice.get("logprobs")):
             yield ev.Logprobs(found, index, reasoning=unsure)
-        reason = string(choice.get("finish_reason"))
-        if reason and index not in self._ended:
-            self._ended.add(index)
-            yield from pieces(splitter.close(), index)
-            yield ev.Finish(REASONS.get(reason, "stop"), index)
+        yield from self._end(index, choice)
 
 
 def read_logprobs(value: Any) -> tuple[ev.Logprob, ...]:
