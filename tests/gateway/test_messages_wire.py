@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire import messages_request as requests
+from azeotrope.gateway.wire import messages_upstream as upstream
 from azeotrope.gateway.wire.errors import Problem, WireError
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.form import Form
@@ -889,17 +890,15 @@ def test_refusals_name_kinds_of_blocks_and_no_values() -> None:
     "body", [b"", b"{", b"[]", b"\xff", b'{"model":"\\ud800"}', b'{"messages":' + b"[" * 10**5]
 )
 def test_bodies_that_are_no_request(body: bytes) -> None:
-    for function in (requests.read, requests.count_tokens_body):
-        with pytest.raises(RequestError):
-            function(body)
+    with pytest.raises(RequestError):
+        requests.read(body)
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*asking(), "system", "tools", "thinking", "` - at `$.a`"]), JSON))
 def test_nothing_but_refusals_is_raised(fields: Json) -> None:
-    for function in (requests.read, requests.count_tokens_body):
-        with contextlib.suppress(RequestError):
-            function(encode(asking(**fields)))
+    with contextlib.suppress(RequestError):
+        requests.read(encode(asking(**fields)))
 
 
 PARTS = st.lists(
@@ -947,32 +946,15 @@ def test_requests_round_trip(request: Request, system: tuple[str, ...], parallel
     alone = None if request.choice in ("", "none") else parallel
     changes: Json = {"messages": (*first, *request.messages), "usage": request.stream, "parallel": alone}
     request = Request(**{name: getattr(request, name) for name in request.__struct_fields__} | changes)
-    written = requests.write(request)
+    written = upstream.write(request)
     assert requests.read(encode(written)) == request
-    counted = requests.count_tokens_body(encode({k: v for k, v in written.items() if k in COUNTED}))
-    assert counted == {key: value for key, value in json.loads(encode(written)).items() if key in COUNTED}
-
-
-COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config")
-
-
-def test_what_counting_takes() -> None:
-    body = asking(cache_control={"type": "ephemeral"}, messages=[{"role": "assistant", "content": "a"}])
-    del body["max_tokens"]
-    assert requests.count_tokens_body(encode(body)) == {
-        "model": "m",
-        "messages": [{"role": "assistant", "content": "a"}],
-    }
-    with pytest.raises(RequestError) as caught:
-        requests.count_tokens_body(encode(asking()))
-    assert caught.value.param == "max_tokens"
 
 
 HELLO = (Message("user", ("Hi",)),)
 
 
 def written(*messages: Message, **fields: Any) -> Json:
-    return json.loads(encode(requests.write(Request("m", messages or HELLO, **fields))))
+    return json.loads(encode(upstream.write(Request("m", messages or HELLO, **fields))))
 
 
 def test_a_conversation_is_written() -> None:
@@ -993,7 +975,7 @@ def test_a_conversation_is_written() -> None:
         Message("assistant", ("Done.",)),
         Message("user", ("Bye",)),
     )
-    assert body["max_tokens"] == requests.DEFAULT_MAX_TOKENS
+    assert body["max_tokens"] == upstream.DEFAULT_MAX_TOKENS
     assert body["system"] == [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Hurry."}]
     assert body["messages"] == [
         {"role": "user", "content": "Hi"},
@@ -1041,7 +1023,7 @@ def test_reasoning_is_written_with_what_seals_it() -> None:
 def test_effort_budget_and_choice_are_written() -> None:
     schema = {"type": "object", "properties": {}}
     body = written(reasoning_budget=2000, effort="minimal", parallel=False, tools=(Tool("f"),), summary="concise")
-    assert body["max_tokens"] == requests.DEFAULT_MAX_TOKENS + 2000
+    assert body["max_tokens"] == upstream.DEFAULT_MAX_TOKENS + 2000
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 2000, "display": "summarized"}
     assert body["output_config"] == {"effort": "low"}
     assert body["tools"] == [{"name": "f", "input_schema": schema}]
@@ -1079,5 +1061,5 @@ def test_effort_budget_and_choice_are_written() -> None:
 )
 def test_what_an_upstream_cannot_be_told_is_refused(fields: Json, param: str) -> None:
     with pytest.raises(RequestError) as caught:
-        requests.write(Request(**{"model": "m", "messages": HELLO} | fields))
+        upstream.write(Request(**{"model": "m", "messages": HELLO} | fields))
     assert caught.value.param == param

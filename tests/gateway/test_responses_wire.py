@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire import responses_request as requests
+from azeotrope.gateway.wire import responses_upstream as upstream
 from azeotrope.gateway.wire.errors import Problem, WireError
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.form import Form
@@ -1122,7 +1123,7 @@ def test_any_request_is_read_or_refused() -> None:
     read = 0
     for seed in range(400):
         with suppress(RequestError):
-            requests.write(requests.read(encode(spoiled(FULL, Random(seed)))))
+            upstream.write(requests.read(encode(spoiled(FULL, Random(seed)))))
             read += 1
     assert read > 10
 
@@ -1186,7 +1187,7 @@ def canonical(draw: st.DrawFn) -> Request:
 @FEW
 @given(canonical())
 def test_requests_that_are_written_are_read(request: Request) -> None:
-    body = requests.write(request)
+    body = upstream.write(request)
     assert body["store"] is False
     sealed = any(message.tokens for message in request.messages)
     assert ("reasoning.encrypted_content" in body.get("include", [])) == sealed
@@ -1198,20 +1199,20 @@ def test_sealed_reasoning_is_sent_without_an_id_and_other_with_one() -> None:
         Message("assistant", ("x",), thoughts="w", tokens=("s", "t")),
         Message("assistant", ("y",), thoughts="v"),
     )
-    items = requests.write(Request("m", messages))["input"]
+    items = upstream.write(Request("m", messages))["input"]
     assert [item for item in items if item["type"] == "reasoning"] == [
         {"type": "reasoning", "summary": [part("summary_text", "w")], "encrypted_content": "s"},
         {"type": "reasoning", "summary": [], "encrypted_content": "t"},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [part("reasoning_text", "v")]},
     ]
-    assert requests.write(Request("m"), sealed=True)["include"] == ["reasoning.encrypted_content"]
+    assert upstream.write(Request("m"), sealed=True)["include"] == ["reasoning.encrypted_content"]
 
 
 def test_strict_is_said_for_clients_whose_dialect_has_another_default() -> None:
     tools = (Tool("f"), Tool("g", strict=True))
     for dialect, expected in (("chat", [False, True]), ("messages", [False, True]), ("responses", [None, True])):
         request = Request("m", dialect=dialect, tools=tools)  # type: ignore[arg-type]
-        assert [tool.get("strict") for tool in requests.write(request)["tools"]] == expected
+        assert [tool.get("strict") for tool in upstream.write(request)["tools"]] == expected
 
 
 @pytest.mark.parametrize(
@@ -1233,12 +1234,12 @@ def test_strict_is_said_for_clients_whose_dialect_has_another_default() -> None:
 def test_what_the_dialect_cannot_carry_is_refused(fields: Json, chat: str, messages: str) -> None:
     for dialect, param in (("chat", chat), ("messages", messages)):
         with pytest.raises(RequestError) as caught:
-            requests.write(msgspec.structs.replace(Request("m", dialect=dialect), **fields))  # type: ignore[arg-type]
+            upstream.write(msgspec.structs.replace(Request("m", dialect=dialect), **fields))  # type: ignore[arg-type]
         assert caught.value.param == param
         assert f"'{param}'" in str(caught.value)
 
 
 def test_values_that_say_nothing_are_carried() -> None:
     request = Request("m", (Message("tool", ("a",), name="f", call_id="c"),), frequency_penalty=0.0, top_k=-1)
-    (item,) = requests.write(request)["input"]
+    (item,) = upstream.write(request)["input"]
     assert item == {"type": "function_call_output", "call_id": "c", "output": "a"}

@@ -75,19 +75,12 @@ class Dialect:
         return frame(encode(self.error(problem)), "error" if self.name == "messages" else "")
 
 
-# path, prefix of ids, modules of request, reader and writer, first word of their classes
+# path, prefix of ids, modules of requests from clients and to upstreams, first word of the classes
 _PLACES = {
-    "chat": ("/chat/completions", "chatcmpl-", "chat_request", "chat_reader", "chat_writer", "Chat"),
-    "completions": ("/completions", "cmpl-", "completions", "completions", "completions", "Completions"),
-    "responses": (
-        "/responses",
-        "resp_",
-        "responses_request",
-        "responses_reader",
-        "responses_writer",
-        "Responses",
-    ),
-    "messages": ("/messages", "msg_", "messages_request", "messages_reader", "messages_writer", "Messages"),
+    "chat": ("/chat/completions", "chatcmpl-", "chat_request", "chat_request", "Chat"),
+    "completions": ("/completions", "cmpl-", "completions", "completions", "Completions"),
+    "responses": ("/responses", "resp_", "responses_request", "responses_upstream", "Responses"),
+    "messages": ("/messages", "msg_", "messages_request", "messages_upstream", "Messages"),
 }
 LAST = 2**31 - 1  # a sequence number after all others
 ALIVE = b": keep-alive\n\n"
@@ -97,7 +90,8 @@ PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 @cache
 def dialect(name: str) -> Dialect:
     """A dialect by its name. Raises KeyError for one that there is not."""
-    path, prefix, request, reader, writer, stem = _PLACES[name]
+    path, prefix, request, upstream, stem = _PLACES[name]
+    reader, writer = (name, name) if name == "completions" else (f"{name}_reader", f"{name}_writer")
 
     def part(module: str) -> Any:
         return import_module(f"azeotrope.gateway.wire.{module}")
@@ -107,7 +101,7 @@ def dialect(name: str) -> Dialect:
         path,
         prefix,
         part(request).read,
-        part(request).write,
+        part(upstream).write,
         getattr(part(reader), f"{stem}Reader"),
         getattr(part(writer), f"{stem}Writer"),
         part(writer).whole,

@@ -102,7 +102,7 @@ def read_tools(value: Any) -> tuple[Tool, ...]:
         checks.known(function, ("name", "description", "parameters", "strict"), f"{where}.function.")
         found.append(
             Tool(
-                _name(function.get("name"), f"{where}.function.name"),
+                checks.name(function.get("name"), f"{where}.function.name"),
                 checks.string(function.get("description"), f"{where}.function.description"),
                 checks.mapping(function.get("parameters"), f"{where}.function.parameters") or None,
                 checks.flag(function.get("strict"), f"{where}.function.strict"),
@@ -118,7 +118,7 @@ def read_choice(value: Any) -> str:
     given = checks.mapping(value, "tool_choice")
     checks.known(given, ("type", "function"), "tool_choice.")
     function = checks.mapping(given.get("function"), "tool_choice.function")
-    return f"function:{_name(function.get('name'), 'tool_choice.function.name')}"
+    return f"function:{checks.name(function.get('name'), 'tool_choice.function.name')}"
 
 
 def read_format(value: Any) -> Format | None:
@@ -135,18 +135,11 @@ def read_format(value: Any) -> Format | None:
     checks.known(schema, ("name", "schema", "strict", "description"), f"{where}.")
     return Format(
         "json_schema",
-        _name(schema.get("name"), f"{where}.name"),
+        checks.name(schema.get("name"), f"{where}.name"),
         checks.mapping(schema.get("schema"), f"{where}.schema"),
         checks.flag(schema.get("strict"), f"{where}.strict"),
         checks.string(schema.get("description"), f"{where}.description"),
     )
-
-
-def _name(value: Any, where: str) -> str:
-    name = checks.string(value, where, limit=64)
-    if not name or not all(c.isascii() and (c.isalnum() or c in "_-.") for c in name):
-        raise RequestError(f"'{where}' must have 1 to 64 letters, digits, '_', '-' or '.'.", where)
-    return name
 
 
 def _only_defaults(given: Json) -> None:
@@ -235,7 +228,7 @@ def _calls(value: Any, where: str) -> Iterator[Call]:
         function = checks.mapping(call.get("function"), f"{here}.function")
         yield Call(
             checks.string(call.get("id"), f"{here}.id", limit=256),
-            _name(function.get("name"), f"{here}.function.name"),
+            checks.name(function.get("name"), f"{here}.function.name"),
             checks.arguments(function.get("arguments"), f"{here}.function.arguments"),
         )
 

@@ -172,3 +172,11 @@ def joined(parts: Iterable[Part], name: str) -> str:
             raise RequestError(f"'{name}' can hold text only.", name)
         found.append(part)
     return "".join(found)
+
+
+def name(value: Any, where: str) -> str:
+    """The name of a function or a schema."""
+    found = string(value, where, limit=64)
+    if not found or not all(c.isascii() and (c.isalnum() or c in "_-.") for c in found):
+        raise RequestError(f"'{where}' must have 1 to 64 letters, digits, '_', '-' or '.'.", where)
+    return found

@@ -1,32 +1,25 @@
-"""Requests in Anthropic's dialect: read from a client, written for an upstream.
+"""A client's requests in Anthropic's dialect, read.
 
 The classes are the allow-list: a field that none of them has is refused and named, with its place
 ("messages.0.content.1.source.type"). Refused so, among others: documents, search results, containers, MCP servers,
 tools that the provider runs and their results, citations, files, and addresses of images (the upstream would fetch
 them). `cache_control` is accepted and dropped: it changes the price, not the reply.
 
-A conversation that ends with the assistant's words is refused on both sides: the upstream would go on from them (a
-prefill), which can move its reasoning into its answer.
-
-What the two sides do not have in common: effort "max" is read as "xhigh", "minimal" is written as "low"; adaptive
-thinking without an effort is read as "high", its documented default; an effort is written as adaptive thinking.
-System messages are gathered in front of all others. How closely to look at an image is not written. A message
-holds its reasoning as one text and does not tell a signature from redacted data: the first of its tokens is
-written as the signature of the text, the rest as redacted; without text, as where thinking is not shown, all are
-written as signatures.
+A conversation that ends with the assistant's words is refused, here and where it is written: the upstream would
+go on from them (a prefill), which can move its reasoning into its answer. Effort "max" is read as "xhigh";
+adaptive thinking without an effort as "high", its documented default.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from azeotrope.gateway.wire.fields import Json, encode, without_none
-from azeotrope.gateway.wire.messages_writer import tool_input
+from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.request import (
     Call,
     Effort,
@@ -39,7 +32,6 @@ from azeotrope.gateway.wire.request import (
     Tool,
 )
 
-DEFAULT_MAX_TOKENS = 4096  # for the answer, if the client named no limit: this dialect wants one
 Named = Annotated[str, Meta(min_length=1, max_length=256)]
 ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
 Base64 = Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9+/]*={0,2}\Z")]
@@ -168,8 +160,8 @@ class _Metadata(_Known, frozen=True):
     user_id: Annotated[str, Meta(max_length=512)] | None = None
 
 
-class _Prompt(_Known, frozen=True, kw_only=True):
-    """What counting tokens takes."""
+class _Body(_Known, frozen=True, kw_only=True):
+    """A request."""
 
     model: Named
     messages: Annotated[list[_FromUser | _FromAssistant | _FromSystem], Meta(min_length=1)]
@@ -179,11 +171,6 @@ class _Prompt(_Known, frozen=True, kw_only=True):
     thinking: _Enabled | _Adaptive | _Disabled | None = None
     output_config: _Output | None = None
     cache_control: Json | None = None
-
-
-class _Body(_Prompt, frozen=True, kw_only=True):
-    """What a reply takes."""
-
     max_tokens: Annotated[int, Meta(ge=1)]
     stream: bool | None = None
     stop_sequences: Annotated[list[Named], Meta(max_length=16)] | None = None
@@ -193,22 +180,9 @@ class _Body(_Prompt, frozen=True, kw_only=True):
     metadata: _Metadata | None = None
 
 
-Asked = TypeVar("Asked", bound=_Prompt)
 _bodies = msgspec.json.Decoder(_Body)
-_prompts = msgspec.json.Decoder(_Prompt)
 _FIELD = re.compile(r"Object (missing|contains) \w+ field `((?s:.{0,64}))")
 _VALUE = re.compile(r"Invalid (?:enum )?value '?(\w*)")
-_ABSENT: tuple[tuple[str, Callable[[Request], object]], ...] = (  # what this dialect has no place for
-    ("prompt", lambda r: r.prompt),
-    ("n", lambda r: r.n != 1),
-    ("logprobs", lambda r: r.logprobs),
-    ("top_logprobs", lambda r: r.top_logprobs),
-    ("logit_bias", lambda r: r.bias),
-    ("seed", lambda r: r.seed is not None),
-    ("frequency_penalty", lambda r: r.frequency_penalty),
-    ("presence_penalty", lambda r: r.presence_penalty),
-    ("metadata", lambda r: r.metadata),
-)
 _HINTS = {  # by the end of the place
     ".source.type": "images are taken as base64 alone; addresses and files are not fetched",
     ".source.data": "it must be base64",
@@ -225,9 +199,9 @@ _KINDS = frozenset(  # blocks of the dialect that are refused by their name
 
 def read(body: bytes) -> Request:
     """A client's request. Raises RequestError, which names what is not accepted."""
-    asked = _decode(_bodies, body)
+    asked = _decode(body)
     if isinstance(asked.messages[-1], _FromAssistant):
-        raise _prefill()
+        raise prefill()
     return Request(
         **_prompt(asked),
         stream=bool(asked.stream),
@@ -241,50 +215,9 @@ def read(body: bytes) -> Request:
     )
 
 
-def count_tokens_body(body: bytes) -> Json:
-    """The body for an upstream's `/v1/messages/count_tokens`, from a client's. Raises RequestError."""
-    written = _written(Request(**_prompt(_decode(_prompts, body))))
-    del written["max_tokens"]
-    return written
-
-
-def write(request: Request) -> Json:
-    """The body for an upstream that speaks this dialect. Raises RequestError for what it cannot carry."""
-    _check(request)
-    written = _written(request)
-    if written["messages"][-1]["role"] == "assistant":  # maybe because what followed said nothing
-        raise _prefill()
-    return written
-
-
-def _written(request: Request) -> Json:
-    system, turns = _conversation(request.messages)
-    if not turns:
-        raise RequestError("No message says anything; send one that does.", "messages")
-    limit = request.max_tokens
-    return without_none(
-        {
-            "model": request.model,
-            "max_tokens": DEFAULT_MAX_TOKENS + (request.reasoning_budget or 0) if limit is None else limit,
-            "system": _plain(system) or None,
-            "messages": turns,
-            "stream": request.stream or None,
-            "stop_sequences": list(request.stop) or None,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k,
-            "tools": [_tool(tool) for tool in request.tools] or None,
-            "tool_choice": _tool_choice(request),
-            "thinking": _thinking(request),
-            "output_config": _output(request) or None,
-            "metadata": {"user_id": request.user} if request.user else None,
-        }
-    )
-
-
-def _decode(decoder: msgspec.json.Decoder[Asked], body: bytes) -> Asked:
+def _decode(body: bytes) -> _Body:
     try:
-        return decoder.decode(body)
+        return _bodies.decode(body)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -313,7 +246,7 @@ def _refusal(told: str) -> RequestError:
     return RequestError(f"`{param or 'body'}`: {fault[0].lower()}{fault[1:]}{hint}.", param)
 
 
-def _prompt(asked: _Prompt) -> dict[str, Any]:
+def _prompt(asked: _Body) -> dict[str, Any]:
     """Fields of a request that counting tokens takes too."""
     schema = asked.output_config.format if asked.output_config else None
     return {
@@ -327,7 +260,7 @@ def _prompt(asked: _Prompt) -> dict[str, Any]:
     }
 
 
-def _chosen(asked: _Prompt) -> Json:
+def _chosen(asked: _Body) -> Json:
     chosen = asked.tool_choice
     if chosen is None or isinstance(chosen, _Never):
         return {"choice": "none" if chosen else ""}
@@ -339,7 +272,7 @@ def _chosen(asked: _Prompt) -> Json:
     }
 
 
-def _effort(asked: _Prompt) -> Json:
+def _effort(asked: _Body) -> Json:
     thinking, said = asked.thinking, asked.output_config.effort if asked.output_config else None
     effort: Effort | None = "xhigh" if said == "max" else said
     if isinstance(thinking, _Disabled):
@@ -352,7 +285,7 @@ def _effort(asked: _Prompt) -> Json:
     return {"effort": effort, "summary": summary, "reasoning_budget": thinking.budget_tokens}
 
 
-def _messages(asked: _Prompt) -> Iterator[Message]:
+def _messages(asked: _Body) -> Iterator[Message]:
     if asked.system:
         yield Message("system", _parts(asked.system))
     for place, message in enumerate(asked.messages):
@@ -408,134 +341,9 @@ def _parts(content: str | Iterable[_Text | _Image | _System]) -> tuple[Part, ...
     )
 
 
-def _check(request: Request) -> None:
-    """Refuse what this dialect has no place for."""
-    for name, present in _ABSENT:
-        if present(request):
-            raise _unsupported(f"The upstream takes no `{name}`; leave it out.", name)
-    if request.temperature is not None and request.temperature > 1:
-        raise RequestError("The upstream takes a `temperature` from 0 to 1; lower it.", "temperature")
-    told = request.format
-    if told is not None and (told.type == "json_object" or (told.type == "json_schema" and told.schema is None)):
-        name = "text.format" if request.dialect == "responses" else "response_format"
-        raise _unsupported("The upstream writes JSON by a schema alone; send a JSON schema.", name)
-    for place, message in enumerate(request.messages):
-        if message.name and message.role != "tool":
-            raise _unsupported(
-                "The upstream takes no names of speakers; leave them out.", f"messages.{place}.name"
-            )
-
-
-def _prefill() -> RequestError:
+def prefill() -> RequestError:
+    """A conversation that the assistant is to go on with is not accepted."""
     message = (
         "The last message is the assistant's, and replies are not continued; end with the user's or a tool's."
     )
     return RequestError(message, "messages", "unsupported_value")
-
-
-def _unsupported(message: str, param: str) -> RequestError:
-    return RequestError(message, param, "unsupported_parameter")
-
-
-def _conversation(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
-    """The system prompt, and turns. Results of tools in a row are one turn, with what the user adds to them."""
-    system: list[Json] = []
-    turns: list[Json] = []
-    results: list[Json] | None = None  # of the last turn, while more may come
-    for message in messages:
-        if message.role in ("system", "developer"):
-            system += _blocks(message.parts, images=False)
-        elif message.role == "tool":
-            if results is None:
-                results = []
-                turns.append({"role": "user", "content": results})
-            results.append(_result(message))
-        elif message.role == "user" and results is not None:
-            results += _blocks(message.parts)
-            results = None
-        elif blocks := _blocks(message.parts) if message.role == "user" else _said(message):
-            turns.append({"role": message.role, "content": _plain(blocks)})
-            results = None
-    return system, turns
-
-
-def _said(message: Message) -> list[Json]:
-    """The blocks of the assistant's message."""
-    signatures, sealed = message.tokens, message.tokens[:0]
-    if message.thoughts:
-        signatures, sealed = signatures[:1] or ("",), signatures[1:]
-    thoughts = [{"type": "thinking", "thinking": message.thoughts, "signature": token} for token in signatures]
-    redacted = [{"type": "redacted_thinking", "data": token} for token in sealed]
-    words = _blocks((*message.parts, message.refusal), images=False)
-    calls = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": tool_input(call.arguments)}
-        for call in message.calls
-    ]
-    return [*thoughts, *redacted, *words, *calls]
-
-
-def _result(message: Message) -> Json:
-    content = _plain(_blocks(message.parts)) or None
-    head = {"type": "tool_result", "tool_use_id": message.call_id}
-    return without_none({**head, "content": content, "is_error": message.failed or None})
-
-
-def _blocks(parts: Iterable[Part], images: bool = True) -> list[Json]:
-    """Blocks of parts; an empty text is none, and upstreams refuse it."""
-    found: list[Json] = []
-    for part in parts:
-        if isinstance(part, str):
-            found += [{"type": "text", "text": part}] if part else []
-        elif images:
-            found.append({"type": "image", "source": _source(part)})
-        else:
-            raise RequestError("The upstream takes images from users and tools alone.", "messages")
-    return found
-
-
-def _source(image: Image) -> Json:
-    head, _, data = image.data_url.partition(",")
-    media = head.removeprefix("data:").removesuffix(";base64")
-    if head != f"data:{media};base64" or media not in get_args(MediaType):
-        raise RequestError("The upstream takes JPEG, PNG, GIF and WebP images, in base64.", "messages")
-    return {"type": "base64", "media_type": media, "data": data}
-
-
-def _plain(blocks: list[Json]) -> str | list[Json]:
-    """A lone text as such."""
-    return str(blocks[0]["text"]) if len(blocks) == 1 and blocks[0]["type"] == "text" else blocks
-
-
-def _tool(tool: Tool) -> Json:
-    schema = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
-    head = {"name": tool.name, "description": tool.description or None}
-    return without_none({**head, "input_schema": schema, "strict": tool.strict})
-
-
-def _tool_choice(request: Request) -> Json | None:
-    choice, parallel = request.choice, request.parallel
-    if not choice and (parallel is not False or not request.tools):
-        return None
-    if choice == "none":
-        return {"type": "none"}
-    _, named, name = choice.partition("function:")
-    kind = "tool" if named else "any" if choice == "required" else "auto"
-    alone = None if parallel is None else not parallel
-    return without_none({"type": kind, "name": name or None, "disable_parallel_tool_use": alone})
-
-
-def _thinking(request: Request) -> Json | None:
-    budget, effort = request.reasoning_budget, request.effort
-    if effort == "none" or budget == 0:
-        return {"type": "disabled"}
-    shown = "summarized" if request.summary else None
-    if budget:
-        return without_none({"type": "enabled", "budget_tokens": budget, "display": shown})
-    return without_none({"type": "adaptive", "display": shown}) if effort else None
-
-
-def _output(request: Request) -> Json:
-    effort = "low" if request.effort == "minimal" else None if request.effort == "none" else request.effort
-    schema = request.format.schema if request.format and request.format.type == "json_schema" else None
-    told = {"type": "json_schema", "schema": schema} if schema is not None else None
-    return without_none({"effort": effort, "format": told})

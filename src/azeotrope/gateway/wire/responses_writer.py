@@ -20,7 +20,7 @@ from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Choice, Reply
 from azeotrope.gateway.wire.request import Request
-from azeotrope.gateway.wire.responses_request import write_choice, write_format, write_tools
+from azeotrope.gateway.wire.responses_upstream import write_choice, write_format, write_tools
 from azeotrope.gateway.wire.sse import write as frame
 
 __all__ = ["ResponsesWriter", "error_body", "whole"]
