@@ -42,10 +42,11 @@ install_missing() {
   local guard=/usr/sbin/policy-rc.d made=""
   if [ ! -e "$guard" ]; then # the packages must not start servers of their own
     printf '#!/bin/sh\nexit 101\n' >"$guard" && chmod 755 "$guard" && made=1
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT # also if this is interrupted
   fi
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "${packages[@]}"; } </dev/null >&2 || say "could not install: ${packages[*]}"
-  [ -z "$made" ] || rm -f "$guard"
+  [ -z "$made" ] || { rm -f "$guard" && trap - EXIT; }
 }
 
 # PostgreSQL refuses to run as root: run it as somebody else then.
@@ -156,11 +157,8 @@ stop() {
 
 start() {
   read_file
-  if { [ -n "$AZEOTROPE_TEST_POSTGRES" ] || [ -z "$(postgres_bin)" ]; } &&
-    { [ -n "$AZEOTROPE_TEST_REDIS" ] || [ -z "$(redis_bin)" ]; } &&
-    { [ -z "$AZEOTROPE_TEST_POSTGRES" ] || postgres_answers "$(port_of "$AZEOTROPE_TEST_POSTGRES")"; } &&
-    { [ -z "$AZEOTROPE_TEST_REDIS" ] || redis_answers "$(port_of "$AZEOTROPE_TEST_REDIS")"; } &&
-    [ -n "$AZEOTROPE_TEST_POSTGRES$AZEOTROPE_TEST_REDIS" ]; then
+  if [ -n "$AZEOTROPE_TEST_POSTGRES" ] && postgres_answers "$(port_of "$AZEOTROPE_TEST_POSTGRES")" &&
+    [ -n "$AZEOTROPE_TEST_REDIS" ] && redis_answers "$(port_of "$AZEOTROPE_TEST_REDIS")"; then
     cat "$file"
     return
   fi

@@ -20,6 +20,7 @@ from azeotrope.cli.app import app
 from azeotrope.cli.entry import call
 from azeotrope.core.errors import ConfigError
 from azeotrope.gateway.ledger import audit_read
+from azeotrope.gateway.ledger import verify as verify_module
 from azeotrope.gateway.ledger.audit_chain import Signer, Verifier, link, read_public_keys
 from azeotrope.gateway.ledger.audit_log import AuditSettings
 from azeotrope.gateway.ledger.audit_row import encode, stored
@@ -137,6 +138,7 @@ EDIT = encode(stored(row(4, status=500)))
         ("UPDATE audit_heads SET line = replace(line, '\"seq\":', '\"seq\":1') WHERE final", ("head", 12)),
         ("UPDATE audit_heads SET line = 5 WHERE final", ("head", 12)),
         ("UPDATE audit_heads SET seq = 4 WHERE final", ("head", 4)),
+        ("UPDATE audit_heads SET final = 'abc' WHERE final", ("head", 12)),
         ("DELETE FROM audit_heads WHERE final", ("heads deleted", 12)),
         ("DELETE FROM audit_heads", ("heads deleted", 0)),
     ],
@@ -297,6 +299,29 @@ def test_a_line_cut_off_is_a_note_and_other_junk_a_problem(copy: tuple[Folder, s
     assert report.chains == 2
     folder.heads.write_text(folder.heads.read_text() + "{}\nhello\n" + "x" * 10_000 + "\n")
     assert {kind for kind, _ in kinds(checked(folder))} == {"head"}
+
+
+def test_a_gateway_that_starts_meanwhile_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chain appears after the heads were read."""
+    folder = Folder(tmp_path / "gw")
+
+    async def started(n: int) -> None:
+        database = open_database(folder.database)
+        log = open_audit_log(database, folder, AuditSettings(head_rows=3))
+        await asyncio.gather(*(log.append(row(i)) for i in range(n)))
+        await log.close()
+        database.close()
+
+    asyncio.run(started(4))
+    read = verify_module._read_table
+
+    def then_another_starts(*arguments: Any) -> None:
+        read(*arguments)
+        asyncio.run(started(7))
+
+    monkeypatch.setattr(verify_module, "_read_table", then_another_starts)
+    report = checked(folder)
+    assert report.ok, report.problems
 
 
 def test_what_a_gateway_writes_meanwhile_is_no_problem(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from azeotrope.gateway.ledger.key_store import KeyStore
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings
 
-LIMITS = {"tiers": {"small": {"key": {"requests_per_minute": 2}}}}
+LIMITS = {"tiers": {"small": {"requests_per_minute": 2}}, "tenants": {"shared": {"requests_per_minute": 1}}}
 COMMAND = [sys.executable, "-c", "from azeotrope.cli import main; main()"]
 
 
@@ -107,6 +107,13 @@ def test_limits_are_told_with_the_time_to_wait(running: Running, folder: Path) -
     _, headers, _ = post(running, ASK, Authorization=f"Bearer {small}")
     assert 1 <= int(headers["retry-after"]) <= 60
     assert post(running, ASK, Authorization=f"Bearer {other}")[0] == 200
+
+
+def test_keys_of_all_tiers_share_their_tenants_limits(running: Running, folder: Path) -> None:
+    one, two = key(folder, "shared", "small"), key(folder, "shared", "other")
+    assert post(running, ASK, Authorization=f"Bearer {one}")[0] == 200
+    assert post(running, ASK, Authorization=f"Bearer {two}")[0] == 429
+    assert post(running, ASK, Authorization=f"Bearer {one}")[0] == 429
 
 
 def test_every_request_is_in_the_log(running: Running, folder: Path) -> None:

@@ -203,7 +203,7 @@ def test_the_longest_wait_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(Denial("tokens_per_minute", "tenant", 12.4), "12 s"), (Denial("tokens_per_day", "key", None), "smaller")],
+    [(Denial("tokens_per_minute", "tenant", 12.4), "13 s"), (Denial("tokens_per_day", "key", None), "smaller")],
 )
 def test_a_refusal_says_which_limit(error: Denial, words: str) -> None:
     text = str(LimitError(error))

@@ -107,8 +107,8 @@ def export(
 
     unsealer = Unsealer(read_key(auditor_key, create=False)[0]) if auditor_key is not None else None
     span = {
-        "since_ms": None if since is None else moment(since),
-        "until_ms": None if until is None else moment(until),
+        "since_ms": None if since is None else moment(since, ago=True),
+        "until_ms": None if until is None else moment(until, ago=True),
     }
     written = 0
     said = _progress("written")

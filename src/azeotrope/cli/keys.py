@@ -134,14 +134,17 @@ def span_ms(text: str) -> int:
     return int(match[1]) * _SECONDS[match[2]] * 1000
 
 
-def moment(text: str) -> int:
-    """Return the milliseconds since 1970 of a date or time (UTC), or of a span from now. Raises ConfigError."""
+def moment(text: str, *, ago: bool = False) -> int:
+    """Return the milliseconds since 1970 of a date or time (UTC), or of a span from now, or `ago`.
+
+    Raises ConfigError.
+    """
     if _SPAN.fullmatch(text):
-        return int(datetime.now(UTC).timestamp() * 1000) + span_ms(text)
+        return int(datetime.now(UTC).timestamp() * 1000) + (-span_ms(text) if ago else span_ms(text))
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError("A time is a span from now (90d), a date (2027-01-31) or an ISO 8601 time.") from None
+        raise ConfigError("A time is a span (90d), a date (2027-01-31) or an ISO 8601 time.") from None
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable
+from math import ceil
 from time import perf_counter
 from typing import Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
-from azeotrope.gateway.case import CLIENT_GONE, Case, asks_for_reasoning, problem_of, unrecorded
+from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, asks_for_reasoning, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
 from azeotrope.gateway.ledger.audit_log import AuditError
@@ -165,6 +166,7 @@ class Gateway:
             log.exception("Request %s failed.", case.id)
             await self._refuse(case, None, send, stream)
         finally:
+            case.status = case.status or STOPPED
             self.active -= 1
             self.metrics.active.set(self.active)
             case.count(self.metrics)
@@ -198,8 +200,12 @@ class Gateway:
         lease = await self.desk.admit(case.identity, estimate)
         try:
             await self._until_gone(case, receive, self._relay(case, job, upstream, send, stream))
-        except (UpstreamError, RefusedError):
-            if lease is not None and not stream.begun:
+        except http.GoneError:
+            if lease is not None:  # what was written meanwhile is not known
+                await lease.settle(max(estimate, case.used))
+            raise
+        except Exception:
+            if lease is not None and not stream.begun:  # whoever's fault it is, it is not the client's
                 await lease.refund()
             raise
         finally:
@@ -216,6 +222,7 @@ class Gateway:
             await stream.write(piece)
 
         async def record() -> None:
+            case.status = 200
             if digest is not None:
                 case.reply_digest = digest.hexdigest()
             await self._record(case)
@@ -311,7 +318,7 @@ class Gateway:
             return
         headers = self._headers(case)
         if after is not None:
-            headers.append((b"retry-after", str(max(1, round(after))).encode()))
+            headers.append((b"retry-after", str(max(1, ceil(after))).encode()))
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
 
 

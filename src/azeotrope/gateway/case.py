@@ -21,7 +21,7 @@ from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
-CLIENT_GONE = 499  # in metrics and records; no client ever reads it
+CLIENT_GONE, STOPPED = 499, 500  # in metrics and records of requests that nobody answered
 
 
 @dataclass(slots=True)
@@ -61,10 +61,12 @@ class Case:
     def used(self) -> int:
         """Tokens that the request used, as the upstream says, or as its characters suggest."""
         job = self.job
-        if job is not None and job.usage is not None and job.usage.completion is not None:
-            return (job.usage.prompt or 0) + job.usage.completion
         change = job.shield.change if job is not None and job.shield is not None else None
-        return self.size // 4 + ((change.came + change.answer) // 4 if change else 0)
+        counted = self.size // 4 + ((change.came + change.answer) // 4 if change else 0)
+        if job is None or job.usage is None or job.usage.completion is None:
+            return counted
+        billed = (job.usage.prompt or 0) + job.usage.completion
+        return billed if job.reasons else max(billed, counted)  # some tell it first, and the rest with the end
 
     @property
     def broke(self) -> str:
@@ -91,7 +93,7 @@ class Case:
             model_served=job.served if job else "",
             dialect=self.outward.name,
             streamed=bool(request and request.stream),
-            status=self.status or 200,
+            status=self.status,
             prompt_tokens=(usage.prompt if usage else None) or 0,
             completion_tokens=(usage.completion if usage else None) or 0,
             reasoning_tokens=(usage.reasoning if usage else None) or 0,

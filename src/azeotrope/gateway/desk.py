@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,7 +62,7 @@ class Desk:
         """Reserve what a request may use. Raises LimitError and LimitsDownError."""
         if self.limiter is None or self.limits is None:
             return None
-        return await self.limiter.admit(identity, self.limits.of(identity.tier), estimate)
+        return await self.limiter.admit(identity, self.limits.of(identity), estimate)
 
     def level(self, identity: Identity, failing: Failing) -> tuple[int, tuple[str, ...]]:
         """How suspicious the traffic of a key is. Raises LimitsDownError if that must be known and is not."""
@@ -96,17 +97,21 @@ class Desk:
 
     async def close(self) -> None:
         """Write what waits, and close everything."""
-        if self.keys is not None:
-            await self.keys.aclose()
-        if self.limiter is not None:
-            await self.limiter.aclose()
-        if self.audit is not None:
-            try:
-                await self.audit.close()
-            except AuditError as error:
-                log.error("%s", error)
-        if self.database is not None:
-            await asyncio.to_thread(self.database.close)
+        async with AsyncExitStack() as stack:  # whatever fails, the others are closed
+            if self.database is not None:
+                stack.push_async_callback(asyncio.to_thread, self.database.close)
+            if self.audit is not None:
+                stack.push_async_callback(self._close_audit, self.audit)
+            if self.limiter is not None:
+                stack.push_async_callback(self.limiter.aclose)
+            if self.keys is not None:
+                stack.push_async_callback(self.keys.aclose)
+
+    async def _close_audit(self, audit: AuditLog) -> None:
+        try:
+            await audit.close()
+        except AuditError as error:
+            log.error("%s", error)
 
 
 def open_desk(ledger: LedgerSettings, limits: LimitSettings, failing: Failing) -> Desk:
@@ -118,7 +123,6 @@ def open_desk(ledger: LedgerSettings, limits: LimitSettings, failing: Failing) -
         return desk
     folder = Folder(ledger.folder)
     url = os.environ.get(ledger.database_env or DATABASE_VARIABLE) or folder.database
-    ledger.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     desk.database = open_database(url, power_safe=ledger.power_safe)
     if ledger.keys == "required":
         desk.keys = KeyRing(KeyStore(desk.database, folder.pepper()), _believed(ledger.key_ring, failing))

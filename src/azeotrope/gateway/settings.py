@@ -15,8 +15,9 @@ from azeotrope.core.errors import ConfigError, MissingError, nearest
 from azeotrope.core.methods import Settings, explain
 from azeotrope.gateway.ledger.audit_log import AuditSettings
 from azeotrope.gateway.ledger.folder import FOLDER
+from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_ring import KeyRingSettings
-from azeotrope.gateway.ledger.quota import Limits
+from azeotrope.gateway.ledger.quota import NO_QUOTA, Limits, Quota
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -120,20 +121,28 @@ class VaultSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """Limits by tier. `redis_env` names a variable with the address of Redis: then processes count together."""
+    """What one key may use, by its tier, and all keys of a tenant together, by its name.
 
-    default: Limits = Limits()
-    tiers: dict[str, Limits] = Field(default_factory=dict)
+    A tenant's limits do not depend on the tier of the key at hand: its keys share their counters. `redis_env`
+    names a variable with the address of Redis: then processes count together.
+    """
+
+    key: Quota = NO_QUOTA
+    tiers: dict[str, Quota] = Field(default_factory=dict)
+    tenant: Quota = NO_QUOTA
+    tenants: dict[str, Quota] = Field(default_factory=dict)
     redis_env: str | None = None
 
     @property
     def any(self) -> bool:
         """Whether anything is limited."""
-        return any(limits != Limits() for limits in (self.default, *self.tiers.values()))
+        return any(q != NO_QUOTA for q in (self.key, self.tenant, *self.tiers.values(), *self.tenants.values()))
 
-    def of(self, tier: str) -> Limits:
-        """The limits of a tier."""
-        return self.tiers.get(tier, self.default)
+    def of(self, identity: Identity) -> Limits:
+        """The limits of a key."""
+        return Limits(
+            key=self.tiers.get(identity.tier, self.key), tenant=self.tenants.get(identity.tenant, self.tenant)
+        )
 
 
 class LedgerSettings(Settings):
@@ -147,7 +156,7 @@ class LedgerSettings(Settings):
     keys: Literal["required", "none"] = "none"
     audit: bool = False
     auditor: str = ""
-    power_safe: bool = Field(False, description="rows survive a power cut, too, not only the end of the process")
+    power_safe: bool = Field(True, description="rows survive a power cut, not only the end of the process")
     key_ring: KeyRingSettings | None = None
     audit_settings: AuditSettings | None = None
 

@@ -136,6 +136,8 @@ class Shield:
             found += self._finish(event.choice)
             found.append(event)
         elif isinstance(event, ev.Tool | ev.Finish):
+            if isinstance(event, ev.Tool):
+                self.change.answer += len(event.arguments)
             found += self._finish(event.choice)
             found.append(event)
         elif isinstance(event, ev.Logprobs):

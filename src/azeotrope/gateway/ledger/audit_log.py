@@ -28,6 +28,7 @@ from azeotrope.gateway.ledger.database import Database, DatabaseError
 from azeotrope.gateway.ledger.heads_file import HeadsFile
 from azeotrope.gateway.ledger.sealed import Sealer
 from azeotrope.gateway.ledger.secret import Secret
+from azeotrope.gateway.logs import log
 
 PAUSE: Final = 0.1  # seconds between tries while there is patience
 
@@ -242,7 +243,10 @@ class AuditLog:
             self._heads.append(head)
             self.heads_problem = ""
         except OSError as error:
+            before = self.heads_problem
             self.heads_problem = f"Signed heads cannot be written to '{self._heads.path}': {error.strerror}."
+            if self.heads_problem != before:
+                log.error(self.heads_problem)
 
     def _fail(self, problem: str, batch: Iterable[_Waiting] = ()) -> None:
         """Refuse rows from now on, those of `batch` and of the queue too."""

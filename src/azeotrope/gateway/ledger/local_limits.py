@@ -1,4 +1,4 @@
-"""Limits counted inside this process: no wait, no lock, a few microseconds.
+"""Limits counted inside this process: no wait and no lock.
 
 They hold for one process and are forgotten when it ends. Where several processes serve one tenant, or a quota must
 outlive a restart, use `shared_limits`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
@@ -62,7 +63,7 @@ class LimitError(AzeotropeError):
         if denial.retry_after is None:
             super().__init__(f"The request alone needs more than {what} allows; make it smaller.")
         else:
-            super().__init__(f"The request is over {what}; try again in {max(1, round(denial.retry_after))} s.")
+            super().__init__(f"The request is over {what}; try again in {max(1, ceil(denial.retry_after))} s.")
 
 
 class LimitsDownError(AzeotropeError):

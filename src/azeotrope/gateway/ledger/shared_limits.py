@@ -174,7 +174,7 @@ class SharedLimiter:
         await asyncio.shield(self._background(self._tell(settlement)))
 
     async def aclose(self) -> None:
-        """Tell Redis what it is still owed if it answers, and close the connections."""
+        """Let what is being told to Redis be told, then close. Older debts of an outage are dropped."""
         self._live.clear()
         settling = [task for task in self._tasks if task.get_name() == "settle"]
         if settling:
@@ -226,10 +226,13 @@ class SharedLimiter:
     async def _pay(self) -> None:
         """Tell Redis what ended while it was down. It counts once, and not at all if the lease ended before."""
         while self._owed:
-            settlement = self._owed[0]
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                await self._settle(settlement.keys, settlement.arguments)
-            self._owed.popleft()
+            settlement = self._owed.popleft()
+            try:
+                async with asyncio.timeout(self.settings.timeout_seconds):
+                    await self._settle(settlement.keys, settlement.arguments)
+            except BaseException:  # also where the task is canceled: nobody else remembers it
+                self._owed.appendleft(settlement)
+                raise
 
     async def _renew_all(self) -> None:
         """Renew the leases of running requests three times within the time they last."""

@@ -71,8 +71,9 @@ class Report:
             self.unlisted += 1
 
 
-def _shown(text: str) -> str:
-    """Whoever can write to the database must not write to the auditor's terminal."""
+def _shown(text: object) -> str:
+    """Whoever can write to the database must not write to the auditor's terminal, nor end the check."""
+    text = text if isinstance(text, str) else repr(text)
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -92,7 +93,7 @@ class _Known(NamedTuple):
 
 
 class _ChainHeads:
-    """The heads of one chain in 42 bytes each: a year of them fits in memory."""
+    """The heads of one chain, 41 bytes each."""
 
     __slots__ = ("flags", "hashes", "seqs")
 
@@ -137,7 +138,9 @@ def verify(
     rows there were at the start). Gateways may write meanwhile. Raises DatabaseError, MissingError, ConfigError.
     """
     report = Report()
-    # Heads are read before rows, and the file before the table: what is written meanwhile contradicts nothing.
+    # Chains are named before heads are read, heads before rows, and the file before the table: what is written
+    # meanwhile, by gateways that start meanwhile too, contradicts nothing.
+    names = set(audit_read.chains(database))
     found: dict[str, _ChainHeads] = {}
     for head in known:
         found.setdefault(head.chain, _ChainHeads()).add(head.seq, head.hash, False, GIVEN)
@@ -151,7 +154,7 @@ def verify(
         )
     total = audit_read.count_rows(database) if progress else 0
     sealed = 0
-    for chain in sorted({*found, *audit_read.chains(database)}):
+    for chain in sorted({*found, *names}, key=str):
         report.chains += 1
         sealed += _Walk(chain, found.pop(chain, _ChainHeads()), report).run(database, progress, total)
     if report.unsigned:
@@ -193,10 +196,9 @@ def _read_table(database: Database, verifier: Verifier, found: dict[str, _ChainH
     for read in audit_read.heads(database):
         where = f"the database's head of chain '{read.chain}' at row {read.seq}"
         try:
-            head = read_head(read.line)
+            head, final = read_head(read.line), bool(read.final % WITNESS)
         except (ValueError, TypeError):
-            head = None
-        final = read.final % WITNESS
+            head, final = None, False
         if head is None or (head.chain, head.seq, head.final) != (read.chain, read.seq, final):
             report.add("head", read.chain, read.seq, f"{_upper(where)} is not what it should be.")
         elif _genuine(head, verifier, where, report):
