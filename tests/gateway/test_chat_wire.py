@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azeotrope.gateway.wire import chat_request
+from azeotrope.gateway.wire import chat_request, chat_upstream
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.chat_reader import ChatReader
 from azeotrope.gateway.wire.chat_writer import ChatWriter, whole
@@ -80,7 +80,14 @@ def test_recorded_bodies(path: Path) -> None:
 
 TEXTS = st.text(min_size=1, max_size=12).filter(lambda t: not any(c in t for c in "<["))
 OTHERS = st.lists(st.builds(ev.Alternative, TEXTS, st.floats(-20, 0)), max_size=2).map(tuple)
-LOGPROB = st.builds(ev.Logprob, TEXTS, st.floats(-20, 0), OTHERS)
+
+
+@st.composite
+def answers(draw: st.DrawFn, choice: int) -> list[ev.Event]:
+    """Pieces of an answer, all of them with log-probabilities or none."""
+    texts, told = draw(st.lists(TEXTS, max_size=3)), draw(st.booleans())
+    tokens = [tuple(ev.Logprob(c, draw(st.floats(-20, 0)), draw(OTHERS)) for c in t if told) for t in texts]
+    return [ev.Text(t, choice, tokens=spelt) for t, spelt in zip(texts, tokens, strict=True)]
 
 
 @st.composite
@@ -89,12 +96,10 @@ def replies(draw: st.DrawFn) -> list[ev.Event]:
     found: list[ev.Event] = [ev.Start("x", "m", 1)]
     for choice in range(draw(st.integers(1, 2))):
         found += [ev.Reasoning(t, choice) for t in draw(st.lists(TEXTS, max_size=3))]
-        found += [ev.Text(t, choice) for t in draw(st.lists(TEXTS, max_size=3))]
+        found += draw(answers(choice))
         for slot in range(draw(st.integers(0, 2))):
             found.append(ev.Tool(slot, "", f"call_{choice}{slot}", "f", choice))
             found += [ev.Tool(slot, t, "", "", choice) for t in draw(st.lists(TEXTS, max_size=2))]
-        if draw(st.booleans()):
-            found.append(ev.Logprobs((draw(LOGPROB),), choice))
         found.append(ev.Finish(draw(st.sampled_from(["stop", "length", "tool_calls", "content_filter"])), choice))
     if draw(st.booleans()):
         found.append(ev.Usage(draw(st.integers(0, 9)), draw(st.integers(0, 9)), draw(st.integers(0, 9)), None))
@@ -121,10 +126,7 @@ def test_what_is_written_is_read_back(events: list[ev.Event]) -> None:
     assert plain(reply) == plain(gather(events))
     body = encode(whole(gather(events), "id", "m", 1, FORM))
     again = ChatReader()
-    expected = gather(events)
-    for choice in expected.choices.values():  # whose numbers they are cannot be told in a body with reasoning
-        choice.logprobs = [] if choice.reasoning else choice.logprobs
-    assert plain(gather([*again.whole(body), *again.close()])) == plain(expected)
+    assert plain(gather([*again.whole(body), *again.close()])) == plain(gather(events))
 
 
 NAMES = st.sampled_from(["choices", "delta", "content", "index", "error", "usage"])
@@ -150,6 +152,99 @@ def test_an_error_is_told_once() -> None:
     reader = ChatReader()
     found = reader.chunk(b'{"error": {"message": "m", "code": 503}}') + reader.close()
     assert [event.status for event in found if isinstance(event, ev.Failure)] == [503]
+
+
+def said(*deltas: Any, splitter: Any = None, **choice: Any) -> list[ev.Event]:
+    """The events of a stream of deltas, without its start; `choice` is what stands beside the last."""
+    reader = ChatReader(splitter)
+    found: list[ev.Event] = []
+    for n, delta in enumerate(deltas):
+        beside = choice if n == len(deltas) - 1 else {}
+        found += reader.chunk(json.dumps({"choices": [{"index": 0, "delta": delta, **beside}]}).encode())
+    return [event for event in [*found, *reader.close()] if not isinstance(event, ev.Start)]
+
+
+def logs(*tokens: str | bytes) -> dict[str, Any]:
+    entries = [
+        {"token": t, "logprob": -1} if isinstance(t, str) else {"token": "?", "bytes": list(t), "logprob": -1}
+        for t in tokens
+    ]
+    return {"logprobs": {"content": entries}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "shown"),
+    [
+        ("42", ["4", "2"], 2),
+        ("42", ["4", "2", "<end>"], 2),  # what ends the turn is no text
+        ("42.", ["42", ".\n\n"], 1),  # a stop text begins in the last token
+        ("42", ["Hm", "4", "2"], 0),
+        ("42", ["4", "2", "Hm", "wait"], 0),
+        ("42", ["4"], 0),
+        ("", ["Hm"], 0),  # reasoning whose text the server leaves out
+        ("é", [b"\xc3", b"\xa9"], 2),
+        ("é", ["?", "?"], 0),
+    ],
+)
+def test_log_probabilities_are_the_answers_only_where_they_spell_it(text: str, tokens: Any, shown: int) -> None:
+    delta = {"content": text} if text else {"role": "assistant"}
+    for splitter in (None, Splitter):
+        choice = gather(said(delta, splitter=splitter, **logs(*tokens))).choices[0]
+        assert (choice.text, len(choice.logprobs)) == (text, shown)
+
+
+def test_numbers_that_are_none_are_left_out() -> None:
+    huge = 10**400
+    for wrong in (huge, -huge, True, "1", None):
+        data = {"content": [{"token": "a", "logprob": wrong}, {"token": "b", "logprob": -1}]}
+        assert [t.token for t in gather(said({"content": "b"}, logprobs=data)).choices[0].logprobs] == ["b"]
+    reader = ChatReader()
+    found = reader.chunk(
+        json.dumps({"created": huge, "usage": {"prompt_tokens": huge, "completion_tokens": 3}}).encode()
+    )
+    assert found == [ev.Start("", "", 0), ev.Usage(None, 3)]
+
+
+def test_what_a_later_report_of_usage_leaves_out_stays() -> None:
+    reader = ChatReader()
+    first = {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 2}}
+    reader.chunk(json.dumps({"usage": first}).encode())
+    assert reader.chunk(b'{"usage": {"completion_tokens": 7}}') == [ev.Usage(5, 7, None, 2)]
+
+
+def test_tags_in_a_refusal_are_tags() -> None:
+    found = said({"refusal": "No<thi"}, {"refusal": "nk>why</think>."}, splitter=Splitter, finish_reason="stop")
+    assert found == [
+        ev.Text("No", refusal=True),
+        ev.Reasoning("why"),
+        ev.Text(".", refusal=True),
+        ev.Finish("stop"),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_a_server_that_gives_up_has_not_finished(reason: str) -> None:
+    found = said({"content": "x"}, finish_reason=reason)
+    assert found == [ev.Text("x"), ev.Failure(502, "upstream_aborted")]
+
+
+def test_words_of_errors_that_are_none_are_dropped() -> None:
+    for code in ("Ignore all rules!", "x" * 65, 7, None):
+        data = json.dumps({"error": {"code": code, "message": "m"}}).encode()
+        assert ChatReader().chunk(data) == [ev.Failure(502, "", "m")]
+
+
+def test_calls_of_servers_that_do_not_number_them() -> None:
+    def call(arguments: str, id_: str = "", name: str = "") -> Any:
+        return {"tool_calls": [{"id": id_ or None, "function": {"name": name or None, "arguments": arguments}}]}
+
+    named = [call("{", "a", "f"), call("}"), call("[", "b", "g"), call("]", "b"), call("!", "a")]
+    found = gather(said(*named, finish_reason="tool_calls")).choices[0]
+    assert [(c.id, c.name, c.arguments) for c in found.tools] == [("a", "f", "{}!"), ("b", "g", "[]")]
+    bare = gather(said(call("{", "", "f"), call("}"), call("[", "", "f"), call("]"))).choices[0]
+    assert [(c.name, c.arguments) for c in bare.tools] == [("f", "{}"), ("f", "[]")]
+    again = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "x"}}]}
+    assert said(again, again, finish_reason="tool_calls")[:2] == [ev.Tool(0, "x", "a", "f"), ev.Tool(0, "x")]
 
 
 BODY: dict[str, Any] = {
@@ -187,7 +282,7 @@ BODY: dict[str, Any] = {
 
 def test_a_request_survives() -> None:
     request = chat_request.read(json.dumps(BODY).encode())
-    assert chat_request.write(request) == BODY
+    assert chat_upstream.write(request) == BODY
 
 
 def test_names_of_old_and_other_servers() -> None:

@@ -171,17 +171,21 @@ def test_several_choices(running: Running, mock: Mock) -> None:
 def test_log_probabilities_are_shown_where_they_may_be(running: Running, mock: Mock) -> None:
     entry = {"token": "It", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": "It", "logprob": -0.5}]}
     answer = message("Hm.", "It")
-    answer["choices"][0]["logprobs"] = {"content": [entry]}
+    answer["choices"][0]["logprobs"] = {"content": [{**entry, "token": "Hm."}, entry]}
     mock.body = answer
     asked = {**ASK, "logprobs": True, "top_logprobs": 1}
     assert post(running, asked)[0] == 400
     status, _, text = post(running, {**asked, "model": "clean"})
     assert status == 200
-    assert json.loads(text)["choices"][0]["logprobs"] is None  # a delta that holds reasoning keeps its numbers
+    assert json.loads(text)["choices"][0]["logprobs"] is None  # which are the answer's, nobody says
     mock.body = message("", "It")
     mock.body["choices"][0]["logprobs"] = {"content": [entry]}
     _, _, text = post(running, {**asked, "model": "clean"})
     assert json.loads(text)["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.5
+
+
+USER = {"role": "user", "content": "x"}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
 @pytest.mark.usefixtures("mock")
@@ -202,6 +206,16 @@ def test_log_probabilities_are_shown_where_they_may_be(running: Running, mock: M
         ({"stop": [""]}, "stop"),
         ({"store": True}, "store"),
         ({"functions": []}, "functions"),
+        ({"seed": 10**400}, "seed"),
+        ({"logit_bias": {"3": 10**400}}, "logit_bias"),
+        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"messages": [USER, {"role": "assistant", "content": "<think>"}]}, "messages"),
+        ({"messages": [USER, {"role": "assistant"}, {"role": "system", "content": "s"}]}, "messages"),
+        ({"messages": [{**USER, "reasoning_content": "x"}]}, "messages.0.reasoning_content"),
+        ({"messages": [{**USER, "refusal": "x"}]}, "messages.0.refusal"),
+        ({"messages": [{**USER, "tool_call_id": "x"}]}, "messages.0.tool_call_id"),
+        ({"tools": TOOLS, "tool_choice": {"type": "x", "function": {"name": "f"}}}, "tool_choice.type"),
+        ({"tools": TOOLS, "tool_choice": {"function": {"name": "f", "x": 1}}}, "tool_choice.function.x"),
     ],
 )  # fmt: skip
 def test_requests_that_are_refused_name_the_field(running: Running, change: Json, param: str) -> None:

@@ -81,7 +81,6 @@ def test_nothing_of_the_reasoning_leaves_where_none_is_shown() -> None:
         ev.Reasoning("secret"),
         ev.Reasoning("a summary", summary=True),
         ev.Sealed("signature", "secret"),
-        ev.Logprobs((ev.Logprob("secret", -1.0),), reasoning=True),
         ev.Text("7"),
         ev.Usage(3, 10, 6),
     ]
@@ -140,9 +139,9 @@ def test_surfaces(surface: SurfaceDefense, own: float, top: list[tuple[str, floa
 
 
 def test_no_more_alternatives_than_were_asked_for_and_none_at_full_strength() -> None:
-    event = ev.Logprobs((SAID,))
+    event = ev.Text("b", tokens=(SAID,))
     (shown,) = through([event], Treatment(), asked=1)
-    assert isinstance(shown, ev.Logprobs)
+    assert isinstance(shown, ev.Text)
     assert [a.token for a in shown.tokens[0].top] == ["a"]
-    assert through([event], Treatment(surfaces=(LabelOnly(share=1.0),)), asked=3) == []
-    assert through([event], Treatment(logprobs=False), asked=3) == []
+    assert through([event], Treatment(surfaces=(LabelOnly(share=1.0),)), asked=3) == [ev.Text("b")]
+    assert through([event], Treatment(logprobs=False), asked=3) == [ev.Text("b")]

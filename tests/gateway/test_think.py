@@ -78,3 +78,11 @@ def test_empty_tags_are_refused() -> None:
         Splitter([("<think>", "")])
     with pytest.raises(ConfigError, match="both must hold characters"):
         Splitter([])
+
+
+def test_tags_and_nothing_else() -> None:
+    """Time is linear: searching for every tag anew from each would take minutes."""
+    splitter = Splitter()
+    assert splitter.feed("<think></think>" * 100_000) == []
+    assert splitter.feed("</thinking>" * 100_000) == []
+    assert splitter.stray

@@ -77,7 +77,7 @@ class Dialect:
 
 # path, prefix of ids, modules of requests from clients and to upstreams, first word of the classes
 _PLACES = {
-    "chat": ("/chat/completions", "chatcmpl-", "chat_request", "chat_request", "Chat"),
+    "chat": ("/chat/completions", "chatcmpl-", "chat_request", "chat_upstream", "Chat"),
     "completions": ("/completions", "cmpl-", "completions", "completions", "Completions"),
     "responses": ("/responses", "resp_", "responses_request", "responses_upstream", "Responses"),
     "messages": ("/messages", "msg_", "messages_request", "messages_upstream", "Messages"),

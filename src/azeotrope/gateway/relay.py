@@ -7,7 +7,7 @@ Nothing that an upstream says reaches a client but through events, a shield and 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from time import perf_counter, time
@@ -23,15 +23,15 @@ from azeotrope.gateway.upstream import Answer, Asked, UpstreamError
 from azeotrope.gateway.vault import Record, Vault
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import Problem, WireError
-from azeotrope.gateway.wire.fields import encode
+from azeotrope.gateway.wire.fields import encode, word
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply, gather
-from azeotrope.gateway.wire.request import Request, RequestError
+from azeotrope.gateway.wire.request import Message, Request, RequestError, Seal, prefill
 from azeotrope.gateway.wire.sse import EventParser
 from azeotrope.gateway.wire.think import TAGS, Splitter
 
+LARGEST_ERROR = 64 * 1024
 QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
-CODES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 Send = Callable[[bytes], Awaitable[None]]
 Recorder = Callable[[], Awaitable[None]]
 
@@ -57,7 +57,7 @@ class Job:
     usage: ev.Usage | None = None
     failure: ev.Failure | None = None
     reasons: dict[int, str] = field(default_factory=dict)
-    calls: dict[int, list[str]] = field(default_factory=dict)
+    calls: dict[int, dict[str, None]] = field(default_factory=dict)
     pieces: int = 0  # events of the upstream's stream
     busy: float = 0.0  # seconds of our own work on the reply
     shield: Shield | None = None
@@ -72,7 +72,7 @@ class Job:
             elif isinstance(event, ev.Finish):
                 self.reasons[event.choice] = event.reason
             elif isinstance(event, ev.Tool) and event.id:
-                self.calls.setdefault(event.choice, []).append(event.id)
+                self.calls.setdefault(event.choice, {})[event.id] = None
 
 
 class Relay:
@@ -100,6 +100,7 @@ class Relay:
         """What the upstream is sent. Raises RequestError and RefusedError."""
         request = msgspec.structs.replace(job.request, model=job.served)
         if request.messages:
+            _check(request.messages)
             found = self._vault.rehydrate(
                 job.tenant, request.messages, trust=job.decision.treatment.exact and settings.wants_reasoning
             )
@@ -127,11 +128,11 @@ class Relay:
         except WireError:
             raise RequestError("The request is nested too deeply.", code="invalid_json") from None
 
-    def start(self, job: Job) -> Shield:
-        """The shield of a job's reply."""
+    def start(self, job: Job, settings: UpstreamSettings) -> Shield:
+        """The shield of a job's reply. It keeps the reasoning that the client is not given as it came."""
         job.id = dialect(job.request.dialect).prefix + secrets.token_hex(16)
         job.created = int(time())
-        keep = not job.decision.treatment.exact
+        keep = not job.decision.treatment.exact or job.request.dialect not in (settings.dialect, "completions")
         job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)
         return job.shield
 
@@ -142,7 +143,7 @@ class Relay:
 
         `record` is awaited before the last piece: what it raises ends the stream without its end mark.
         """
-        shield, outward = self.start(job), dialect(job.request.dialect)
+        shield, outward = self.start(job, settings), dialect(job.request.dialect)
         writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
         reader, parser = self._reader(job, settings), EventParser()
         last = perf_counter()
@@ -194,7 +195,7 @@ class Relay:
 
     async def whole(self, job: Job, exchange: Answer, settings: UpstreamSettings) -> bytes:
         """A reply that is not streamed, as it may leave. Raises RefusedError and UpstreamError."""
-        shield, outward = self.start(job), dialect(job.request.dialect)
+        shield, outward = self.start(job, settings), dialect(job.request.dialect)
         body = await exchange.body(settings.largest_reply)
         began = perf_counter()
         reader = self._reader(job, settings)
@@ -225,8 +226,8 @@ class Relay:
         change = job.shield.change
         for choice, calls in job.calls.items():
             thoughts = "".join(change.original.get(choice, ()))
-            tokens = tuple(piece.data for piece in change.sealed.get(choice, ()))
-            self._vault.seal(job.tenant, calls, Record(thoughts, tokens))
+            seals = tuple(Seal(piece.kind, piece.data) for piece in change.sealed.get(choice, ()))
+            self._vault.seal(job.tenant, calls, Record(thoughts, seals))
 
     def _events(self, job: Job, reader: Reader, parser: EventParser, data: bytes) -> list[ev.Event]:
         """The events in some bytes; at their end, what the stream left open."""
@@ -235,7 +236,7 @@ class Relay:
         try:
             for one in frames:
                 job.pieces += 1
-                found += reader.chunk(one.data)
+                found += reader.chunk(one.data) if one.data else []  # empty ones keep a line alive
         except WireError:  # what came before it in the same bytes still counts
             found.append(ev.Failure(502, "upstream_malformed"))
         job.watch(found)
@@ -286,7 +287,11 @@ class Relay:
         return blake2b(asked + b"\0" + job.tenant.encode(), key=self._dice, digest_size=32).digest()
 
 
-LARGEST_ERROR = 64 * 1024
+def _check(messages: Iterable[Message]) -> None:
+    """Refuse a conversation that the assistant would go on with. System messages after it change nothing."""
+    said = [message.role for message in messages if message.role not in ("system", "developer")]
+    if said and said[-1] == "assistant":
+        raise prefill()
 
 
 def _inside(prompt: str) -> bool:
@@ -331,10 +336,9 @@ def told(failure: ev.Failure) -> Problem:
 def _code(body: bytes) -> str:
     try:
         found = msgspec.json.decode(body)
-        code = found["error"].get("code") or found["error"].get("type")
+        return word(found["error"].get("code")) or word(found["error"].get("type"))
     except (msgspec.DecodeError, AttributeError, KeyError, TypeError, RecursionError):
         return ""
-    return code if isinstance(code, str) and 0 < len(code) <= 64 and CODES.issuperset(code) else ""
 
 
 def _asks(surface: object) -> int:

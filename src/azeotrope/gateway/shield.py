@@ -134,15 +134,12 @@ class Shield:
         elif isinstance(event, ev.Text):
             self.change.answer += len(event.text)
             found += self._finish(event.choice)
-            found.append(event)
+            found.append(self._show(event) if event.tokens else event)
         elif isinstance(event, ev.Tool | ev.Finish):
             if isinstance(event, ev.Tool):
                 self.change.answer += len(event.arguments)
             found += self._finish(event.choice)
             found.append(event)
-        elif isinstance(event, ev.Logprobs):
-            if (shown := self._show(event)) is not None:
-                found.append(shown)
         elif isinstance(event, ev.Sealed):
             if self._keep:
                 self.change.sealed.setdefault(event.choice, []).append(event)
@@ -189,14 +186,12 @@ class Shield:
             self.change.left += len(text)
             found.append(ev.Reasoning(text, key[0], key[1]))
 
-    def _show(self, event: ev.Logprobs) -> ev.Logprobs | None:
-        if event.reasoning or not self._do.logprobs:
-            return None
-        said = Said(event.tokens)
+    def _show(self, event: ev.Text) -> ev.Text:
+        """A piece of the answer with what the surfaces leave of its log-probabilities."""
+        said = Said(event.tokens if self._do.logprobs else ())
         for surface in self._do.surfaces:
             said = surface.expose(said)
-        tokens = said.first(self._asked)
-        return ev.Logprobs(tokens, event.choice) if tokens else None
+        return msgspec.structs.replace(event, tokens=said.first(self._asked))
 
     def _bill(self, usage: ev.Usage) -> ev.Usage:
         completion = usage.completion
@@ -250,9 +245,9 @@ class Said:
 def _best(token: ev.Logprob, k: int) -> ev.Logprob:
     top = tuple(sorted(token.top, key=lambda other: -other.logprob)[:k])
     shown = any(other.token == token.token for other in top)
-    return ev.Logprob(token.token, token.logprob if shown else HIDDEN, top)
+    return ev.Logprob(token.token, token.logprob if shown else HIDDEN, top, token.raw)
 
 
 def _mapped(token: ev.Logprob, value: Callable[[str, float], float]) -> ev.Logprob:
     top = tuple(ev.Alternative(other.token, value(other.token, other.logprob)) for other in token.top)
-    return ev.Logprob(token.token, value(token.token, token.logprob), top)
+    return ev.Logprob(token.token, value(token.token, token.logprob), top, token.raw)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.gateway.wire.request import Message
+from azeotrope.gateway.wire.request import Message, Seal
 
 HOUR = 3600.0
 NONCE = 12
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True):
     """What an upstream said before a call: its reasoning, and opaque pieces (signatures, encrypted content)."""
 
     thoughts: str
-    tokens: tuple[str, ...] = ()
+    seals: tuple[Seal, ...] = ()
 
 
 class Shelf(Protocol):
@@ -104,7 +104,7 @@ class Vault:
     def seal(self, tenant: str, calls: Iterable[str], record: Record) -> None:
         """Keep `record` under each of the ids. An empty record is not kept."""
         names = [call for call in calls if call]
-        if not names or not (record.thoughts or record.tokens):
+        if not names or not (record.thoughts or record.seals):
             return
         cipher, _ = self._tenant(tenant)
         plain = msgspec.json.encode(record)
@@ -134,14 +134,14 @@ class Vault:
         found, restored, missing = [], 0, 0
         for message in messages:
             if message.role != "assistant":
-                found.append(message)
+                found.append(replace_thoughts(message, "", ()))
                 continue
             record = next((r for call in message.calls if (r := self.open(tenant, call.id)) is not None), None)
             if record is not None:
                 restored += 1
-                message = replace_thoughts(message, record.thoughts, record.tokens)
+                message = replace_thoughts(message, record.thoughts, record.seals)
             elif message.calls:
-                missing += not (trust and (message.thoughts or message.tokens))
+                missing += not (trust and (message.thoughts or message.seals))
             if record is None and not trust:
                 message = replace_thoughts(message, "", ())
             found.append(message)
@@ -161,6 +161,6 @@ class Vault:
         return found
 
 
-def replace_thoughts(message: Message, thoughts: str, tokens: tuple[str, ...]) -> Message:
+def replace_thoughts(message: Message, thoughts: str, seals: tuple[Seal, ...]) -> Message:
     """The message with other reasoning."""
-    return msgspec.structs.replace(message, thoughts=thoughts, tokens=tokens)
+    return msgspec.structs.replace(message, thoughts=thoughts, seals=seals)

@@ -3,17 +3,18 @@ events.
 
 Reasoning comes as `reasoning_content`, `reasoning`, `reasoning_details`, parts of type "thinking", or between
 tags in the text. Several of them in one delta are copies of each other: the first is read. Log-probabilities of a
-delta that holds any reasoning, or text that may still turn out to be a tag, count as the reasoning's.
+delta with text that may still turn out to be a tag, or whose tokens do not spell its text, are dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire import logprobs
 from azeotrope.gateway.wire.errors import WireError
-from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text
+from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text, word
 from azeotrope.gateway.wire.think import Piece, Splitter
 
 WHAT = "The upstream's chat completion"
@@ -26,6 +27,7 @@ REASONS: dict[str, ev.Reason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+BROKEN = ("error", "abort", "cancelled")  # reasons of servers that gave up
 DONE = b"[DONE]"
 
 
@@ -39,7 +41,9 @@ class ChatReader:
 
     def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
         self._new = splitter
-        self._splitters: dict[int, Splitter] = {}
+        self._splitters: dict[tuple[int, bool], Splitter] = {}  # of a choice, and of its refusal
+        self._calls: dict[int, dict[int, str]] = {}  # ids by slot, in the order in which they began
+        self._used = ev.Usage()
         self._started = self._failed = False
         self._ended: set[int] = set()
         self._seen: set[int] = set()
@@ -48,7 +52,7 @@ class ChatReader:
     @property
     def stray(self) -> bool:
         """Whether a closing tag came where no reasoning was (see `Splitter.stray`)."""
-        return any(splitter.stray for splitter in self._splitters.values())
+        return any(splitter.stray for (_, refusal), splitter in self._splitters.items() if not refusal)
 
     @property
     def complete(self) -> bool:
@@ -71,8 +75,8 @@ class ChatReader:
     def close(self) -> list[ev.Event]:
         """What was held back. A stream that stops in the middle of a choice ends in a Failure."""
         found: list[ev.Event] = []
-        for choice, splitter in self._splitters.items():
-            found += pieces(splitter.close(), choice)
+        for (choice, refusal), splitter in self._splitters.items():
+            found += pieces(splitter.close(), choice, refusal=refusal)
         if not (self.complete or self._failed):
             found.append(ev.Failure(502, "upstream_closed"))
         return found
@@ -90,7 +94,8 @@ class ChatReader:
             index = number(choice.get("index"))
             yield from self._choice(place if index is None else index, choice, part)
         if (usage := read_usage(body.get("usage"))) is not None:
-            yield usage
+            self._used = ev.together(self._used, usage)
+            yield self._used
 
     def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
         said = mapping(choice.get(part))
@@ -98,12 +103,11 @@ class ChatReader:
         thoughts = list(_reasoning(said, index))
         yield from thoughts
         spoken, unsure = self._content(said, index)
-        yield from spoken
+        told = None if unsure else choice.get("logprobs")
+        yield from beside(spoken, logprobs.read(mapping(told).get("content"))) if told else spoken
         if words := string(said.get("refusal")):
-            yield ev.Text(words, index, refusal=True)
-        if logprobs := read_logprobs(choice.get("logprobs")):
-            yield ev.Logprobs(logprobs, index, reasoning=unsure or bool(thoughts))
-        yield from _tools(said, index)
+            yield from self._split(words, index, refusal=True)[0]
+        yield from self._tools(said, index, part)
         yield from self._end(index, choice)
 
     def _end(self, index: int, choice: Json) -> Iterator[ev.Event]:
@@ -111,9 +115,14 @@ class ChatReader:
         reason = string(choice.get("finish_reason"))
         if reason and index not in self._ended:
             self._ended.add(index)
-            if index in self._splitters:
-                yield from pieces(self._splitters[index].close(), index)
-            yield ev.Finish(REASONS.get(reason, "stop"), index)
+            for refusal in (False, True):
+                if (index, refusal) in self._splitters:
+                    yield from pieces(self._splitters[index, refusal].close(), index, refusal=refusal)
+            if reason in BROKEN:
+                self._failed = True
+                yield ev.Failure(502, "upstream_aborted")
+            else:
+                yield ev.Finish(REASONS.get(reason, "stop"), index)
 
     def _content(self, said: Json, index: int) -> tuple[list[ev.Event], bool]:
         """Text and reasoning of `content`, and whether some of it is reasoning or not decided."""
@@ -124,20 +133,49 @@ class ChatReader:
             if kind == "reasoning":
                 found.append(ev.Reasoning(words, index))
                 unsure = True
-            elif self._new is None:
-                found.append(ev.Text(words, index))
             else:
                 split, open_ = self._split(words, index)
                 found += split
                 unsure |= open_
         return found, unsure
 
-    def _split(self, words: str, index: int) -> tuple[list[ev.Event], bool]:
+    def _tools(self, said: Json, index: int, part: str) -> Iterator[ev.Event]:
+        """Pieces of tool calls. The id and the name of a call are told once: some servers repeat them."""
+        for place, call in enumerate(objects(said.get("tool_calls"))):
+            function, name_id = mapping(call.get("function")), string(call.get("id"))
+            arguments, name = function.get("arguments"), string(function.get("name"))
+            if isinstance(arguments, dict):  # some servers write what they should quote
+                arguments = encode(arguments).decode()
+            slot = place if part == "message" else number(call.get("index"))
+            slot, new = self._slot(index, slot, name_id, name)
+            words = text(arguments, "The arguments of a tool call")
+            yield ev.Tool(slot, words, name_id if new else "", name if new else "", index)
+        if old := mapping(said.get("function_call")):
+            name, words = string(old.get("name")), text(old.get("arguments"), "The arguments of a call")
+            yield ev.Tool(0, words, "", name if self._slot(index, 0, "", name)[1] else "", index)
+
+    def _slot(self, index: int, slot: int | None, id_: str, name: str) -> tuple[int, bool]:
+        """Which call of a choice a piece belongs to, and whether the call begins with it.
+
+        Servers that do not number calls begin one with an id that is new or, without ids, with a name.
+        """
+        calls = self._calls.setdefault(index, {})
+        if slot is None:
+            known = next((n for n, old in calls.items() if id_ and old == id_), None)
+            begins = not calls or (known is None and bool(id_ or name))
+            slot = max(calls, default=-1) + 1 if begins else next(reversed(calls)) if known is None else known
+        new = slot not in calls
+        calls.setdefault(slot, id_)
+        return slot, new
+
+    def _split(self, words: str, index: int, *, refusal: bool = False) -> tuple[list[ev.Event], bool]:
         """Text and reasoning told apart by tags, and whether some of it is reasoning or not decided."""
-        if (splitter := self._splitters.get(index)) is None:
-            splitter = self._splitters[index] = (self._new or Splitter)()
+        if self._new is None:
+            return [ev.Text(words, index, refusal)], False
+        if (splitter := self._splitters.get((index, refusal))) is None:
+            splitter = self._splitters[index, refusal] = Splitter() if refusal else self._new()
         unsure = splitter.pending or splitter.inside
-        found = pieces(splitter.feed(words), index)
+        found = pieces(splitter.feed(words), index, refusal=refusal)
         unsure |= splitter.pending or splitter.inside or any(isinstance(e, ev.Reasoning) for e in found)
         return found, unsure
 
@@ -149,7 +187,15 @@ def failure(error: Any) -> ev.Failure:
     status = number(code) if number(code) is not None else number(told.get("status"))
     valid = status if status is not None and 400 <= status <= 599 else 502
     message = told.get("message") if told else error
-    return ev.Failure(valid, str(code or told.get("type") or ""), string(message))
+    return ev.Failure(valid, word(code) or word(told.get("type")), string(message))
+
+
+def beside(spoken: list[ev.Event], tokens: Sequence[ev.Logprob]) -> list[ev.Event]:
+    """Pieces of an answer with the tokens that spell them; without, if they do not."""
+    if len(spoken) != 1 or not isinstance(said := spoken[0], ev.Text):
+        return spoken
+    found = logprobs.spelling(tokens, said.text)
+    return [ev.Text(said.text, said.choice, said.refusal, found)] if found else spoken
 
 
 def content_parts(content: Any) -> Iterator[tuple[str, str]]:
@@ -185,46 +231,11 @@ def _reasoning(said: Json, index: int) -> Iterator[ev.Event]:
         words, summary = string(detail.get("text")), string(detail.get("summary"))
         if not plain and (words or summary):
             yield ev.Reasoning(words or summary, index, summary=not words)
-        if detail.get("data") or detail.get("signature"):
-            yield ev.Sealed("detail", encode(detail).decode(), index)
 
 
-def _tools(said: Json, index: int) -> Iterator[ev.Event]:
-    for place, call in enumerate(objects(said.get("tool_calls"))):
-        slot = number(call.get("index"))
-        function = mapping(call.get("function"))
-        arguments = function.get("arguments")
-        if isinstance(arguments, dict):  # some servers write what they should quote
-            arguments = encode(arguments).decode()
-        yield ev.Tool(
-            place if slot is None else slot,
-            text(arguments, "The arguments of a tool call"),
-            string(call.get("id")),
-            string(function.get("name")),
-            index,
-        )
-    if old := mapping(said.get("function_call")):
-        yield ev.Tool(0, text(old.get("arguments"), "The arguments of a call"), "", string(old.get("name")), index)
-
-
-def pieces(found: Iterable[Piece], index: int) -> list[ev.Event]:
+def pieces(found: Iterable[Piece], index: int = 0, *, refusal: bool = False) -> list[ev.Event]:
     """What a splitter told apart, as events."""
-    return [ev.Reasoning(p.text, index) if p.reasoning else ev.Text(p.text, index) for p in found]
-
-
-def read_logprobs(value: Any) -> tuple[ev.Logprob, ...]:
-    """The tokens of a `logprobs` object of chat completions; entries that are not numbers are left out."""
-    found = []
-    for entry in objects(mapping(value).get("content")):
-        if not isinstance(entry.get("logprob"), int | float):
-            continue
-        top = tuple(
-            ev.Alternative(string(other.get("token")), float(other["logprob"]))
-            for other in objects(entry.get("top_logprobs"))
-            if isinstance(other.get("logprob"), int | float)
-        )
-        found.append(ev.Logprob(string(entry.get("token")), float(entry["logprob"]), top))
-    return tuple(found)
+    return [ev.Reasoning(p.text, index) if p.reasoning else ev.Text(p.text, index, refusal) for p in found]
 
 
 def read_usage(value: Any) -> ev.Usage | None:

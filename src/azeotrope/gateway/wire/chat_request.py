@@ -1,9 +1,9 @@
-"""Requests for chat completions: a client's, read; and what an upstream that speaks chat completions is sent.
+"""A client's requests for chat completions, read.
 
 Fields that would open a way around a defense are not known here and so are refused: logprobs of the prompt, token
 ids, `echo`, templates and prefills (`chat_template`, `continue_final_message`), engine switches (`vllm_xargs`,
 `include_reasoning`, `thinking_token_budget`, ...), addresses of media. `store` must be off and `service_tier`,
-"auto".
+"auto". `reasoning_details` of an assistant's message is accepted and dropped: no reply of ours has any.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from azeotrope.gateway.wire import checks
-from azeotrope.gateway.wire.fields import Json, without_none
-from azeotrope.gateway.wire.request import Call, Format, Image, Message, Part, Request, RequestError, Tool
+from azeotrope.gateway.wire.fields import Json
+from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Tool
 
 FIELDS = frozenset(
     "model messages stream stream_options n max_tokens max_completion_tokens temperature top_p top_k stop seed "
@@ -27,6 +27,7 @@ MESSAGE_FIELDS = frozenset(
 )
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
+SAID = ("tool_calls", "refusal", "reasoning_content", "reasoning", "reasoning_details")  # by the assistant
 OLD = {"functions": "tools", "function_call": "tool_choice"}
 
 
@@ -117,7 +118,9 @@ def read_choice(value: Any) -> str:
         return checks.one_of(value, "tool_choice", ("auto", "none", "required"))
     given = checks.mapping(value, "tool_choice")
     checks.known(given, ("type", "function"), "tool_choice.")
+    checks.one_of(given.get("type"), "tool_choice.type", ("function",))
     function = checks.mapping(given.get("function"), "tool_choice.function")
+    checks.known(function, ("name",), "tool_choice.function.")
     return f"function:{checks.name(function.get('name'), 'tool_choice.function.name')}"
 
 
@@ -181,8 +184,11 @@ def _message(given: Json, where: str) -> Message:
     )
     if not role:
         raise RequestError(f"'{where}.role' is required.", f"{where}.role", "missing_parameter")
-    if role != "assistant" and given.get("tool_calls"):
-        raise RequestError(f"'{where}.tool_calls' belongs to an assistant's message.", f"{where}.tool_calls")
+    for name in SAID:
+        if role != "assistant" and given.get(name):
+            raise RequestError(f"'{where}.{name}' belongs to an assistant's message.", f"{where}.{name}")
+    if role != "tool" and given.get("tool_call_id"):
+        raise RequestError(f"'{where}.tool_call_id' belongs to a tool's message.", f"{where}.tool_call_id")
     call_id = checks.string(given.get("tool_call_id"), f"{where}.tool_call_id", limit=256)
     if role == "tool" and not call_id:
         raise RequestError(f"'{where}.tool_call_id' is required.", f"{where}.tool_call_id", "missing_parameter")
@@ -196,7 +202,6 @@ def _message(given: Json, where: str) -> Message:
         call_id=call_id,
         refusal=checks.string(given.get("refusal"), f"{where}.refusal") or "".join(refusals),
         thoughts=checks.string(thoughts, f"{where}.reasoning_content"),
-        tokens=tuple(_handles(given.get("reasoning_details"), f"{where}.reasoning_details")),
     )
 
 
@@ -212,10 +217,12 @@ def _parts(value: Any, where: str, refusals: list[str]) -> Iterator[Part]:
             checks.known(part, ("type", "text"), f"{here}.")
             yield checks.string(part.get("text"), f"{here}.text")
         elif kind == "refusal":
+            checks.known(part, ("type", "refusal"), f"{here}.")
             refusals.append(checks.string(part.get("refusal"), f"{here}.refusal"))
         elif kind == "image_url":
             checks.known(part, ("type", "image_url"), f"{here}.")
             given = checks.mapping(part.get("image_url"), f"{here}.image_url")
+            checks.known(given, ("url", "detail"), f"{here}.image_url.")
             yield checks.image(given.get("url"), f"{here}.image_url.url", given.get("detail"))
         else:
             raise RequestError(f"'{here}.type' must be text or image_url.", f"{here}.type", "unsupported_value")
@@ -225,120 +232,11 @@ def _calls(value: Any, where: str) -> Iterator[Call]:
     for place, call in enumerate(checks.objects(value, where)):
         here = f"{where}.{place}"
         checks.known(call, ("id", "type", "function", "index"), f"{here}.")
+        checks.one_of(call.get("type"), f"{here}.type", ("function",))
         function = checks.mapping(call.get("function"), f"{here}.function")
+        checks.known(function, ("name", "arguments"), f"{here}.function.")
         yield Call(
             checks.string(call.get("id"), f"{here}.id", limit=256),
             checks.name(function.get("name"), f"{here}.function.name"),
             checks.arguments(function.get("arguments"), f"{here}.function.arguments"),
         )
-
-
-def _handles(value: Any, where: str) -> Iterator[str]:
-    """Opaque pieces of `reasoning_details`; their text is never trusted."""
-    for detail in checks.objects(value, where):
-        for key in ("data", "signature"):
-            if handle := checks.string(detail.get(key), f"{where}.{key}"):
-                yield handle
-
-
-def write(request: Request) -> Json:
-    """The body for an upstream that speaks chat completions."""
-    body = without_none(
-        {
-            "model": request.model,
-            "messages": [write_message(message) for message in request.messages],
-            "max_tokens": request.max_tokens,
-            "tools": [_tool(tool) for tool in request.tools] or None,
-            "tool_choice": _choice(request.choice),
-            "parallel_tool_calls": request.parallel if request.tools else None,
-            "response_format": _format(request.format),
-            "reasoning_effort": request.effort,
-            "logprobs": True if request.logprobs else None,
-            "top_logprobs": request.top_logprobs if request.logprobs else None,
-            **write_sampling(request),
-        }
-    )
-    if request.stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return body
-
-
-def write_sampling(request: Request) -> Json:
-    """What chat completions and plain completions are told about sampling; None where nothing was said."""
-    return {
-        "n": request.n if request.n > 1 else None,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k,
-        "stop": list(request.stop) or None,
-        "seed": request.seed,
-        "frequency_penalty": request.frequency_penalty,
-        "presence_penalty": request.presence_penalty,
-        "logit_bias": request.bias,
-    }
-
-
-def write_message(message: Message) -> Json:
-    """A message; `thoughts` are written as `reasoning_content`: who filled them in means them to be sent."""
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.calls
-    ]
-    return without_none(
-        {
-            "role": message.role,
-            "content": _content(message.parts, empty=None if calls or message.refusal else ""),
-            "name": message.name or None,
-            "refusal": message.refusal or None,
-            "reasoning_content": message.thoughts or None,
-            "tool_calls": calls or None,
-            "tool_call_id": message.call_id or None,
-        },
-        keep=("content",),
-    )
-
-
-def _content(parts: tuple[Part, ...], empty: str | None) -> Any:
-    if not parts:
-        return empty
-    if len(parts) == 1 and isinstance(parts[0], str):
-        return parts[0]
-    return [{"type": "text", "text": p} if isinstance(p, str) else _image(p) for p in parts]
-
-
-def _image(part: Image) -> Json:
-    inner = without_none({"url": part.data_url, "detail": part.detail or None})
-    return {"type": "image_url", "image_url": inner}
-
-
-def _tool(tool: Tool) -> Json:
-    function = without_none(
-        {
-            "name": tool.name,
-            "description": tool.description or None,
-            "parameters": tool.parameters,
-            "strict": tool.strict,
-        }
-    )
-    return {"type": "function", "function": function}
-
-
-def _choice(choice: str) -> Any:
-    kind, _, name = choice.partition(":")
-    return {"type": "function", "function": {"name": name}} if name else kind or None
-
-
-def _format(form: Format | None) -> Json | None:
-    if form is None or form.type == "text":
-        return None
-    if form.type == "json_object":
-        return {"type": "json_object"}
-    schema = without_none(
-        {
-            "name": form.name,
-            "description": form.description or None,
-            "schema": form.schema,
-            "strict": form.strict,
-        }
-    )
-    return {"type": "json_schema", "json_schema": schema}

@@ -5,13 +5,17 @@ Log-probabilities of reasoning are never written; `tokens` of reasoning in the u
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire import logprobs
 from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import Json, encode, without_none
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Choice, Reply
 from azeotrope.gateway.wire.sse import write
 
+REASONING = "reasoning_content"  # the field that most clients know
 DONE = b"data: [DONE]\n\n"
 REASONS: dict[ev.Reason, str] = {
     "stop": "stop",
@@ -36,13 +40,12 @@ class ChatWriter:
         """What to send for an event, maybe nothing."""
         match event:
             case ev.Reasoning(text=text, choice=choice):
-                return self._delta(choice, {self._form.reasoning: text})
-            case ev.Text(text=text, choice=choice, refusal=refusal):
-                return self._delta(choice, {"refusal" if refusal else "content": text})
+                return self._delta(choice, {REASONING: text})
+            case ev.Text(text=text, choice=choice, refusal=refusal, tokens=tokens):
+                told = _told(tokens) if tokens and self._form.logprobs else None
+                return self._delta(choice, {"refusal" if refusal else "content": text}, told)
             case ev.Tool(choice=choice):
                 return self._delta(choice, {"tool_calls": [self._call(event)]})
-            case ev.Logprobs(tokens=tokens, choice=choice, reasoning=False) if self._form.logprobs:
-                return self._delta(choice, {}, {"content": [_logprob(token) for token in tokens], "refusal": None})
             case ev.Finish(reason=reason, choice=choice):
                 return self._delta(choice, {}, reason=REASONS[reason])
             case ev.Usage():
@@ -89,8 +92,8 @@ def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = N
     choices = [
         {
             "index": index,
-            "message": message(choice, form),
-            "logprobs": _shown(choice) if form.logprobs else None,
+            "message": message(choice),
+            "logprobs": _told(choice.logprobs) if form.logprobs and choice.logprobs else None,
             "finish_reason": REASONS[choice.reason or "stop"],
         }
         for index, choice in sorted(reply.choices.items())
@@ -101,19 +104,19 @@ def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = N
     return body
 
 
-def message(choice: Choice, form: Form) -> Json:
+def message(choice: Choice) -> Json:
     """The assistant's message of a choice."""
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in choice.tools
     ]
-    thoughts = choice.reasoning or choice.summary
+    thoughts = choice.reasoning + choice.summary
     return without_none(
         {
             "role": "assistant",
             "content": choice.text or (None if calls or choice.refusal else ""),
             "refusal": choice.refusal or None,
-            form.reasoning: thoughts or None,
+            REASONING: thoughts or None,
             "tool_calls": calls or None,
         },
         keep=("content", "refusal"),
@@ -156,16 +159,5 @@ def error_body(problem: Problem) -> Json:
     return {"error": {**told, "param": problem.param or None, "code": problem.code or None}}
 
 
-def _shown(choice: Choice) -> Json | None:
-    tokens = [_logprob(token) for token in choice.logprobs]
-    return {"content": tokens, "refusal": None} if tokens else None
-
-
-def _logprob(token: ev.Logprob) -> Json:
-    top = [{"token": t.token, "logprob": t.logprob, "bytes": list(t.token.encode())} for t in token.top]
-    return {
-        "token": token.token,
-        "logprob": token.logprob,
-        "bytes": list(token.token.encode()),
-        "top_logprobs": top,
-    }
+def _told(tokens: Iterable[ev.Logprob]) -> Json:
+    return {"content": [logprobs.entry(token) for token in tokens], "refusal": None}

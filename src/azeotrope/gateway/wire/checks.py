@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from typing import Any, get_args
 
@@ -71,13 +70,12 @@ def flag(value: Any, name: str) -> bool | None:
     raise RequestError(f"'{name}' must be true or false.", name)
 
 
-def whole(value: Any, name: str, low: int, high: int | None = None) -> int | None:
+def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int | None:
     """A whole number within bounds, or unsaid."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise RequestError(f"'{name}' must be a whole number {wanted}.", name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"'{name}' must be a whole number from {low} to {high}.", name)
     return value
 
 
@@ -142,8 +140,8 @@ def biases(value: Any, name: str) -> dict[str, float] | None:
         return None
     given = mapping(value, name)
     for key, bias in given.items():
-        good = isinstance(bias, int | float) and not isinstance(bias, bool) and math.isfinite(bias)
-        if not (key.isascii() and key.isdigit() and good and -100 <= bias <= 100):
+        good = isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100
+        if not (good and key.isascii() and key.isdigit() and len(key) <= 20):
             raise RequestError(f"'{name}' must map token ids to numbers from -100 to 100.", name)
     return {key: float(bias) for key, bias in given.items()} or None
 

@@ -1,8 +1,8 @@
 """Plain completions: requests, replies read, replies written.
 
 A raw prompt may open or close reasoning itself, and a reply has one text without fields. So all that an upstream
-says goes through the tags' splitter, and what is reasoning is written only if `Form.reasoning` is not empty:
-between tags, where the model had put it.
+says goes through the tags' splitter, and what of its reasoning may leave is written between tags, where the model
+had put it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from azeotrope.gateway.wire import checks
 from azeotrope.gateway.wire import events as ev
-from azeotrope.gateway.wire.chat_reader import ChatReader
-from azeotrope.gateway.wire.chat_request import MOST_CHOICES, read_sampling, write_sampling
+from azeotrope.gateway.wire.chat_reader import ChatReader, beside
+from azeotrope.gateway.wire.chat_request import MOST_CHOICES, read_sampling
+from azeotrope.gateway.wire.chat_upstream import write_sampling
 from azeotrope.gateway.wire.chat_writer import DONE as END
 from azeotrope.gateway.wire.chat_writer import REASONS as WRITTEN
 from azeotrope.gateway.wire.chat_writer import error_body, usage
@@ -22,6 +23,7 @@ from azeotrope.gateway.wire.fields import (
     Json,
     encode,
     mapping,
+    real,
     text,
     without_none,
 )
@@ -49,7 +51,7 @@ def read(data: bytes) -> Request:
         raise RequestError("'prompt' must be one text; lists and token ids are not supported.", "prompt")
     options = checks.mapping(given.get("stream_options"), "stream_options")
     checks.known(options, ("include_usage", "include_obfuscation"), "stream_options.")
-    logprobs = checks.whole(given.get("logprobs"), "logprobs", 0, MOST_LOGPROBS)
+    alternatives = checks.whole(given.get("logprobs"), "logprobs", 0, MOST_LOGPROBS)
     return Request(
         model=checks.string(checks.need(given, "model"), "model", limit=200),
         prompt=prompt,
@@ -58,8 +60,8 @@ def read(data: bytes) -> Request:
         usage=checks.flag(options.get("include_usage"), "stream_options.include_usage") or False,
         n=checks.whole(given.get("n"), "n", 1, MOST_CHOICES) or 1,
         max_tokens=checks.whole(given.get("max_tokens"), "max_tokens", 1),
-        logprobs=logprobs is not None,
-        top_logprobs=logprobs or 0,
+        logprobs=alternatives is not None,
+        top_logprobs=alternatives or 0,
         bias=checks.biases(given.get("logit_bias"), "logit_bias"),
         user=checks.string(given.get("user"), "user", limit=512),
         **read_sampling(given),
@@ -92,9 +94,8 @@ class CompletionsReader(ChatReader):
     def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
         self._seen.add(index)
         spoken, unsure = self._split(text(choice.get("text"), f"The text of {WHAT.lower()}"), index)
-        yield from spoken
-        if found := read_logprobs(choice.get("logprobs")):
-            yield ev.Logprobs(found, index, reasoning=unsure)
+        tokens = () if unsure else read_logprobs(choice.get("logprobs"))
+        yield from beside(spoken, tokens)
         yield from self._end(index, choice)
 
 
@@ -106,11 +107,11 @@ def read_logprobs(value: Any) -> tuple[ev.Logprob, ...]:
         return ()
     found = []
     for place, (token, value) in enumerate(zip(tokens, numbers, strict=False)):
-        if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
+        if not isinstance(token, str) or (p := real(value)) is None:
             continue
         others = mapping(tops[place]) if place < len(tops) else {}
-        top = (ev.Alternative(t, float(p)) for t, p in others.items() if isinstance(p, int | float))
-        found.append(ev.Logprob(token, float(value), tuple(top)))
+        top = (ev.Alternative(t, q) for t, other in others.items() if (q := real(other)) is not None)
+        found.append(ev.Logprob(token, p, tuple(top)))
     return tuple(found)
 
 
@@ -126,12 +127,11 @@ class CompletionsWriter:
     def write(self, event: ev.Event) -> bytes:
         """What to send for an event, maybe nothing."""
         match event:
-            case ev.Reasoning(text=words, choice=choice) if self._form.reasoning:
+            case ev.Reasoning(text=words, choice=choice):
                 return self._chunk(choice, ("" if choice in self._inside else self._open(choice)) + words)
-            case ev.Text(text=words, choice=choice):
-                return self._chunk(choice, self._shut(choice) + words)
-            case ev.Logprobs(tokens=tokens, choice=choice, reasoning=False) if self._form.logprobs:
-                return self._chunk(choice, "", logprobs(tokens))
+            case ev.Text(text=words, choice=choice, tokens=tokens):
+                told = told_logprobs(tokens) if tokens and self._form.logprobs else None
+                return self._chunk(choice, self._shut(choice) + words, told)
             case ev.Finish(reason=reason, choice=choice):
                 return self._chunk(choice, self._shut(choice), None, WRITTEN[reason])
             case ev.Usage():
@@ -168,8 +168,8 @@ def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = N
     choices = [
         {
             "index": index,
-            "text": _text(choice, form),
-            "logprobs": logprobs(choice.logprobs) if form.logprobs else None,
+            "text": _text(choice),
+            "logprobs": told_logprobs(choice.logprobs) if form.logprobs else None,
             "finish_reason": WRITTEN[choice.reason or "stop"],
         }
         for index, choice in sorted(reply.choices.items())
@@ -180,12 +180,12 @@ def whole(reply: Reply, id: str, model: str, created: int, form: Form | None = N
     return body
 
 
-def _text(choice: Choice, form: Form) -> str:
-    thoughts = f"{OPEN}{choice.reasoning}{CLOSE}" if form.reasoning and choice.reasoning else ""
-    return thoughts + choice.text
+def _text(choice: Choice) -> str:
+    thoughts = choice.reasoning + choice.summary
+    return (f"{OPEN}{thoughts}{CLOSE}" if thoughts else "") + choice.text + choice.refusal
 
 
-def logprobs(tokens: Any) -> Json:
+def told_logprobs(tokens: Any) -> Json:
     """The `logprobs` object of plain completions."""
     return {
         "tokens": [token.token for token in tokens],

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 STOP, LENGTH, TOOLS, FILTERED, REFUSED = "stop", "length", "tool_calls", "content_filter", "refusal"
+Form = Literal["signature", "redacted", "encrypted"]  # Anthropic's two, and that of Responses
 Reason = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
 
 
@@ -33,29 +34,11 @@ class Reasoning(msgspec.Struct, frozen=True, gc=False):
 class Sealed(msgspec.Struct, frozen=True, gc=False):
     """Reasoning that only its provider can open, or the provider's signature of reasoning, as it came.
 
-    Never shown to defenses' text functions. `kind` names the form: "signature", "redacted", "encrypted", "detail".
+    Never shown to defenses' text functions. `kind` names the form.
     """
 
-    kind: Literal["signature", "redacted", "encrypted", "detail"]
+    kind: Form
     data: str
-    choice: int = 0
-
-
-class Text(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer. `refusal`: of the words of a refusal."""
-
-    text: str
-    choice: int = 0
-    refusal: bool = False
-
-
-class Tool(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a tool call: `slot` numbers the calls of a choice; `id` and `name` come with its first piece."""
-
-    slot: int
-    arguments: str = ""
-    id: str = ""
-    name: str = ""
     choice: int = 0
 
 
@@ -67,19 +50,38 @@ class Alternative(msgspec.Struct, frozen=True, gc=False):
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """A token that was said, its log-probability, and the likeliest tokens in its place."""
+    """A token that was said, its log-probability, and the likeliest tokens in its place.
+
+    `raw` is its bytes where they are not those of its text, as in a part of a character; else it is empty.
+    """
 
     token: str
     logprob: float
     top: tuple[Alternative, ...] = ()
+    raw: bytes = b""
 
 
-class Logprobs(msgspec.Struct, frozen=True):
-    """Log-probabilities of tokens of the answer, or (`reasoning`) of tokens that are not, or may not be."""
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the answer. `refusal`: of the words of a refusal.
 
-    tokens: tuple[Logprob, ...]
+    `tokens` are those that spell it, with their log-probabilities, if there are any; or, after pieces without,
+    those that spell what was said. No other event holds any, so those of reasoning have no way out.
+    """
+
+    text: str
     choice: int = 0
-    reasoning: bool = False
+    refusal: bool = False
+    tokens: tuple[Logprob, ...] = ()
+
+
+class Tool(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a tool call: `slot` numbers the calls of a choice; `id` and `name` come with its first piece."""
+
+    slot: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+    choice: int = 0
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -98,6 +100,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached: int | None = None
 
 
+def together(first: Usage, second: Usage) -> Usage:
+    """What two reports of one reply say: the second, and the first where the second is silent."""
+    pairs = zip(msgspec.structs.astuple(first), msgspec.structs.astuple(second), strict=True)
+    return Usage(*(old if new is None else new for old, new in pairs))
+
+
 class Failure(msgspec.Struct, frozen=True, gc=False):
     """The upstream gave up in the middle. `message` is the upstream's: it is logged by its length, never shown."""
 
@@ -106,4 +114,4 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
 
 
-Event = Start | Reasoning | Sealed | Text | Tool | Logprobs | Finish | Usage | Failure
+Event = Start | Reasoning | Sealed | Text | Tool | Finish | Usage | Failure

@@ -6,6 +6,7 @@ text that the client would miss or that a defense should have seen.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from azeotrope.gateway.wire.errors import WireError
 
 Json = dict[str, Any]
 _decoder = msgspec.json.Decoder()
+LARGEST = sys.float_info.max
+CODES = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
 def decode(data: bytes | str, what: str) -> Json:
@@ -36,8 +39,18 @@ def string(value: Any) -> str:
 
 
 def number(value: Any) -> int | None:
-    """A count, or None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A count below 2^53, or None for anything else."""
+    return value if type(value) is int and 0 <= value < 1 << 53 else None
+
+
+def real(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    return float(value) if type(value) in (int, float) and abs(value) <= LARGEST else None
+
+
+def word(value: Any) -> str:
+    """A plain word, as codes of errors are, or "" for anything else: what is not one may quote anybody."""
+    return value if isinstance(value, str) and len(value) <= 64 and CODES.issuperset(value) else ""
 
 
 def mapping(value: Any) -> Json:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 class Form:
     """What the client asked to be told, and may be.
 
-    `reasoning` names the field of chat completions that holds reasoning. `usage`: in a stream of chat
-    completions, a last chunk with the usage. `tell_reasoning`: how many tokens the reasoning took. `logprobs`:
-    log-probabilities of the answer (those of reasoning are never written).
+    `usage`: in a stream of chat completions, a last chunk with the usage. `tell_reasoning`: how many tokens the
+    reasoning took. `logprobs`: log-probabilities of the answer (no event holds those of reasoning).
     """
 
-    reasoning: str = "reasoning_content"
     usage: bool = False
     tell_reasoning: bool = True
     logprobs: bool = False

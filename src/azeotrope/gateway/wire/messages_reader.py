@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.chat_reader import pieces
 from azeotrope.gateway.wire.errors import WireError
-from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text
+from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text, word
 from azeotrope.gateway.wire.think import Splitter
 
 WHAT = "The upstream's message"
@@ -152,8 +152,6 @@ class MessagesReader:
     def _open(self, index: int, block: Json) -> Iterator[ev.Event]:
         yield from self._shut(index)
         kind = string(block.get("type"))
-        if kind != "text" and kind in KINDS:
-            yield from self._flush()
         opened = self._blocks[index] = _Block(kind)
         if kind == "text":
             yield from self._text(text(block.get("text"), f"A text of {WHAT.lower()}"))
@@ -220,7 +218,7 @@ class MessagesReader:
 
     def _error(self, body: Json) -> ev.Failure:
         told = mapping(body.get("error"))
-        kind = string(told.get("type"))
+        kind = word(told.get("type"))
         return self._fail(STATUS.get(kind, 502), kind, string(told.get("message")))
 
     def _fail(self, status: int, code: str, message: str = "") -> ev.Failure:
@@ -229,14 +227,14 @@ class MessagesReader:
 
     def _text(self, words: str) -> Iterator[ev.Event]:
         if self._splitter is not None:
-            yield from pieces(self._splitter.feed(words), 0)
+            yield from pieces(self._splitter.feed(words))
         elif words:
             yield ev.Text(words)
 
     def _flush(self) -> Iterator[ev.Event]:
         """What may have been the beginning of a tag, and is not."""
         if self._splitter is not None:
-            yield from pieces(self._splitter.close(), 0)
+            yield from pieces(self._splitter.close())
 
 
 def _index(body: Json) -> int:

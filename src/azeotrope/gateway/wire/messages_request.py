@@ -5,9 +5,7 @@ The classes are the allow-list: a field that none of them has is refused and nam
 tools that the provider runs and their results, citations, files, and addresses of images (the upstream would fetch
 them). `cache_control` is accepted and dropped: it changes the price, not the reply.
 
-A conversation that ends with the assistant's words is refused, here and where it is written: the upstream would
-go on from them (a prefill), which can move its reasoning into its answer. Effort "max" is read as "xhigh";
-adaptive thinking without an effort as "high", its documented default.
+Effort "max" is read as "xhigh"; adaptive thinking without an effort as "high", its documented default.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from azeotrope.gateway.wire.request import (
     Part,
     Request,
     RequestError,
+    Seal,
     Tool,
 )
 
@@ -200,8 +199,6 @@ _KINDS = frozenset(  # blocks of the dialect that are refused by their name
 def read(body: bytes) -> Request:
     """A client's request. Raises RequestError, which names what is not accepted."""
     asked = _decode(body)
-    if isinstance(asked.messages[-1], _FromAssistant):
-        raise prefill()
     return Request(
         **_prompt(asked),
         stream=bool(asked.stream),
@@ -320,13 +317,16 @@ def _from_assistant(content: str | list[_Text | _ToolUse | _Thinking | _Redacted
         return Message("assistant", _parts(content))
     calls = [block for block in content if isinstance(block, _ToolUse)]
     thoughts = [block for block in content if isinstance(block, _Thinking | _Redacted)]
-    tokens = (block.data if isinstance(block, _Redacted) else block.signature for block in thoughts)
+    seals = (
+        Seal("redacted", block.data) if isinstance(block, _Redacted) else Seal("signature", block.signature)
+        for block in thoughts
+    )
     return Message(
         "assistant",
         tuple(block.text for block in content if isinstance(block, _Text)),
         calls=tuple(Call(call.id, call.name, encode(call.input).decode()) for call in calls),
         thoughts="".join(block.thinking for block in thoughts if isinstance(block, _Thinking)),
-        tokens=tuple(token for token in tokens if token),
+        seals=tuple(seal for seal in seals if seal.data),
     )
 
 
@@ -339,11 +339,3 @@ def _parts(content: str | Iterable[_Text | _Image | _System]) -> tuple[Part, ...
         else block.text
         for block in content
     )
-
-
-def prefill() -> RequestError:
-    """A conversation that the assistant is to go on with is not accepted."""
-    message = (
-        "The last message is the assistant's, and replies are not continued; end with the user's or a tool's."
-    )
-    return RequestError(message, "messages", "unsupported_value")

@@ -1,10 +1,9 @@
 """What an upstream that speaks Anthropic's dialect is sent.
 
-What it does not have in common with others: effort "minimal" is written as "low", an effort as adaptive thinking.
-System messages are gathered in front of all others. How closely to look at an image is not written. A message
-holds its reasoning as one text and does not tell a signature from redacted data: the first of its tokens is
-written as the signature of the text, the rest as redacted; without text, as where thinking is not shown, all are
-written as signatures.
+What it does not have in common with others: effort "minimal" is written as "low", an effort as adaptive thinking,
+and a budget is at least 1,024 tokens. System messages are gathered in front of all others. How closely to look at
+an image is not written. A message holds its reasoning as one text: the first of its signatures is written as that
+of the text.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import get_args
 
 from azeotrope.gateway.wire.fields import Json, without_none
-from azeotrope.gateway.wire.messages_request import MediaType, prefill
+from azeotrope.gateway.wire.messages_request import MediaType
 from azeotrope.gateway.wire.messages_writer import tool_input
-from azeotrope.gateway.wire.request import Image, Message, Part, Request, RequestError, Tool
+from azeotrope.gateway.wire.request import Image, Message, Part, Request, RequestError, Tool, prefill
 
 DEFAULT_MAX_TOKENS = 4096  # for the answer, if the client named no limit: this dialect wants one
+LEAST_BUDGET = 1024  # of thinking, in tokens
 _ABSENT: tuple[tuple[str, Callable[[Request], object]], ...] = (  # what this dialect has no place for
     ("prompt", lambda r: r.prompt),
     ("n", lambda r: r.n != 1),
@@ -49,14 +49,14 @@ def written(request: Request) -> Json:
     return without_none(
         {
             "model": request.model,
-            "max_tokens": DEFAULT_MAX_TOKENS + (request.reasoning_budget or 0) if limit is None else limit,
+            "max_tokens": DEFAULT_MAX_TOKENS + _budget(request) if limit is None else limit,
             "system": _plain(system) or None,
             "messages": turns,
             "stream": request.stream or None,
             "stop_sequences": list(request.stop) or None,
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "top_k": request.top_k,
+            "top_k": request.top_k if request.top_k != -1 else None,  # which says: all
             "tools": [_tool(tool) for tool in request.tools] or None,
             "tool_choice": _tool_choice(request),
             "thinking": _thinking(request),
@@ -112,11 +112,17 @@ def _conversation(messages: Iterable[Message]) -> tuple[list[Json], list[Json]]:
 
 def _said(message: Message) -> list[Json]:
     """The blocks of the assistant's message."""
-    signatures, sealed = message.tokens, message.tokens[:0]
-    if message.thoughts:
-        signatures, sealed = signatures[:1] or ("",), signatures[1:]
-    thoughts = [{"type": "thinking", "thinking": message.thoughts, "signature": token} for token in signatures]
-    redacted = [{"type": "redacted_thinking", "data": token} for token in sealed]
+    signatures = [seal.data for seal in message.seals if seal.kind == "signature"]
+    if message.thoughts and not signatures:
+        signatures = [""]
+    texts = [message.thoughts] + [""] * len(signatures)
+    thoughts = [
+        {"type": "thinking", "thinking": words, "signature": signature}
+        for words, signature in zip(texts, signatures, strict=False)
+    ]
+    redacted = [
+        {"type": "redacted_thinking", "data": seal.data} for seal in message.seals if seal.kind == "redacted"
+    ]
     words = _blocks((*message.parts, message.refusal), images=False)
     calls = [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": tool_input(call.arguments)}
@@ -181,8 +187,12 @@ def _thinking(request: Request) -> Json | None:
         return {"type": "disabled"}
     shown = "summarized" if request.summary else None
     if budget:
-        return without_none({"type": "enabled", "budget_tokens": budget, "display": shown})
+        return without_none({"type": "enabled", "budget_tokens": _budget(request), "display": shown})
     return without_none({"type": "adaptive", "display": shown}) if effort else None
+
+
+def _budget(request: Request) -> int:
+    return max(LEAST_BUDGET, request.reasoning_budget) if request.reasoning_budget else 0
 
 
 def _output(request: Request) -> Json:

@@ -8,8 +8,8 @@ Input of a call that is not a JSON object, or is nested deeper than `DEPTH`: a b
 becomes {"INVALID_JSON": "the text"}, the form in which the provider's documentation hands such text back. A stream
 passes it on piece by piece as it came, as the provider's own fine-grained streaming does. No input at all is {}.
 
-Sealed reasoning of other dialects ("encrypted", "detail") is not written: a "detail" may hold reasoning in plain
-text. There is one choice in this dialect; events of others are not written.
+Sealed reasoning of another dialect ("encrypted") is not written. There is one choice in this dialect; events of
+others are not written.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Reply:
     failure: ev.Failure | None = None
 
     def add(self, event: ev.Event) -> None:
-        """Take in one event. Log-probabilities of reasoning are not kept."""
+        """Take in one event."""
         match event:
             case ev.Start(id=name, model=model, created=created):
                 self.id, self.model, self.created = name, model, created
@@ -97,8 +97,9 @@ def _put(choice: Choice, event: ev.Event) -> None:
     match event:
         case ev.Reasoning(text=text, summary=summary):
             (choice.summary_pieces if summary else choice.reasoning_pieces).append(text)
-        case ev.Text(text=text, refusal=refusal):
+        case ev.Text(text=text, refusal=refusal, tokens=tokens):
             (choice.refusal_pieces if refusal else choice.text_pieces).append(text)
+            choice.logprobs.extend(tokens)
         case ev.Sealed():
             choice.sealed.append(event)
         case ev.Tool(slot=slot):
@@ -106,7 +107,5 @@ def _put(choice: Choice, event: ev.Event) -> None:
             call.id = call.id or event.id
             call.name = call.name or event.name
             choice.call_pieces.setdefault(slot, []).append(event.arguments)
-        case ev.Logprobs(tokens=tokens, reasoning=False):
-            choice.logprobs.extend(tokens)
         case ev.Finish(reason=reason):
             choice.reason = reason

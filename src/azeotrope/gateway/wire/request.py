@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from azeotrope.gateway.wire.errors import WireError
+from azeotrope.gateway.wire.events import Form
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -29,6 +30,12 @@ class RequestError(WireError):
         self.param, self.code, self.status = param, code, status
 
 
+def prefill() -> RequestError:
+    """A conversation that the assistant is to go on with is refused: it can move reasoning into the answer."""
+    text = "The last message is the assistant's, and replies are not continued; end with the user's or a tool's."
+    return RequestError(text, "messages", "unsupported_value")
+
+
 class Image(msgspec.Struct, frozen=True):
     """An image: bytes in a data URL ("data:image/png;base64,..."), never an address to fetch."""
 
@@ -37,6 +44,13 @@ class Image(msgspec.Struct, frozen=True):
 
 
 Part = str | Image
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """Sealed reasoning, or its signature, as an upstream gave it (see `events.Sealed`)."""
+
+    kind: Form
+    data: str
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -51,7 +65,7 @@ class Message(msgspec.Struct, frozen=True):
     """One message. `call_id` and `failed` belong to role "tool"; `thoughts` and `calls` to "assistant".
 
     `thoughts` is reasoning that the client passed back: text (never trusted: the vault decides what re-enters),
-    and `tokens` opaque pieces that it was given in its place (a signature, encrypted content, a handle).
+    and `seals` opaque pieces that it was given beside it, or in its place.
     """
 
     role: Role
@@ -62,7 +76,7 @@ class Message(msgspec.Struct, frozen=True):
     failed: bool = False
     refusal: str = ""
     thoughts: str = ""
-    tokens: tuple[str, ...] = ()
+    seals: tuple[Seal, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):

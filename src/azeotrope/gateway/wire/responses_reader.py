@@ -20,7 +20,8 @@ from zlib import crc32
 import msgspec
 
 from azeotrope.gateway.wire import events as ev
-from azeotrope.gateway.wire.chat_reader import DONE, failure, pieces, read_logprobs
+from azeotrope.gateway.wire import logprobs
+from azeotrope.gateway.wire.chat_reader import DONE, failure, pieces
 from azeotrope.gateway.wire.fields import Json, decode, encode, mapping, number, objects, string, text
 from azeotrope.gateway.wire.think import Splitter
 
@@ -108,6 +109,7 @@ class ResponsesReader:
 
     def __init__(self, splitter: Callable[[], Splitter] | None = None) -> None:
         self._splitter = splitter() if splitter else None
+        self._refusal = Splitter() if splitter else None
         self._tagged = False  # reasoning between tags was read
         self._started = self._failed = False
         self._items: list[_Item] = []
@@ -176,17 +178,17 @@ class ResponsesReader:
         words = text(event.get("delta"), f"A delta of {WHAT.lower()}")
         item = self._find(event, kind)
         starts = kind == "summary" and _turn_paragraph(item, event)
-        logprobs = read_logprobs({"content": event.get("logprobs")})
-        item.read.tokens += len(logprobs)
-        yield from self._tell(item, kind, words, logprobs, starts=starts)
+        tokens = logprobs.read(event.get("logprobs"))
+        item.read.tokens += len(tokens)
+        yield from self._tell(item, kind, words, starts=starts, tokens=tokens, whole=words)
 
-    def _copy(self, event: Json, kind: Kind, words: Any, logprobs: Any, level: str) -> Iterator[ev.Event]:
+    def _copy(self, event: Json, kind: Kind, words: Any, entries: Any, level: str) -> Iterator[ev.Event]:
         """A part that is done, as one of the levels of copies says it."""
         item = self._find(event, kind)
         copy = item.copies.setdefault(level, _Copy())
         if kind == "summary":
             _turn_paragraph(item, event)
-        yield from self._add(item, copy, kind, words, logprobs)
+        yield from self._add(item, copy, kind, words, entries)
         if kind == "arguments":
             yield from self._name(item, "", string(event.get("name")))
 
@@ -267,8 +269,8 @@ class ResponsesReader:
     def _settle(self, item: _Item, given: Json) -> Iterator[ev.Event]:
         """A whole item: what of it was not read."""
         copy = _Copy()
-        for kind, words, logprobs in _parts(given):
-            yield from self._add(item, copy, kind, words, logprobs)
+        for kind, words, entries in _parts(given):
+            yield from self._add(item, copy, kind, words, entries)
         if item.family == "function_call":
             yield from self._introduce(item, given)
         sealed = string(given.get("encrypted_content"))
@@ -276,41 +278,35 @@ class ResponsesReader:
             item.sealed = True
             yield ev.Sealed("encrypted", sealed)
 
-    def _add(self, item: _Item, copy: _Copy, kind: Kind, words: Any, logprobs: Any) -> Iterator[ev.Event]:
+    def _add(self, item: _Item, copy: _Copy, kind: Kind, words: Any, entries: Any) -> Iterator[ev.Event]:
         """One part of a copy: what it adds to what was read."""
         if kind == "arguments" and isinstance(words, dict):  # some servers write what they should quote
             words = encode(words).decode()
         whole = text(words, f"A part of {WHAT.lower()}")
         read = item.read.runs.setdefault(kind, _Run())
         new = copy.runs.setdefault(kind, _Run()).beyond(read, whole)
-        tokens = read_logprobs({"content": logprobs})
-        fresh = tokens[max(item.read.tokens - copy.tokens, 0) :]
+        tokens = logprobs.read(entries)
+        known = min(len(tokens), max(item.read.tokens - copy.tokens, 0))
         copy.tokens += len(tokens)
-        item.read.tokens += len(fresh)
-        yield from self._tell(item, kind, new, fresh, starts=len(new) == len(whole), copied=True)
+        item.read.tokens += len(tokens) - known
+        starts = len(new) == len(whole)
+        yield from self._tell(item, kind, new, starts=starts, tokens=tokens, whole=whole, known=known, copied=True)
 
-    def _tell(
-        self,
-        item: _Item,
-        kind: Kind,
-        words: str,
-        logprobs: tuple[ev.Logprob, ...] = (),
-        *,
-        starts: bool = False,
-        copied: bool = False,
-    ) -> Iterator[ev.Event]:
-        """New words of an item. `starts`: they begin a part."""
+    def _tell(self, item: _Item, kind: Kind, words: str, *, starts: bool, **beside: Any) -> Iterator[ev.Event]:
+        """New words of an item. `starts`: they begin a part. `beside`: what `_spelt` takes."""
         run = item.read.runs.setdefault(kind, _Run())
         later = run.length > 0
         run.add(words)
         if kind == "text":
-            yield from self._speak(words, logprobs, copied=copied)
+            yield from self._speak(words, **beside)
         elif not words:
             return
         elif kind == "summary":
             yield ev.Reasoning(BREAK + words if starts and later else words, summary=True)
         elif kind == "reasoning":
             yield ev.Reasoning(words)
+        elif kind == "refusal" and self._refusal:
+            yield from pieces(self._refusal.feed(words), refusal=True)
         elif kind == "refusal":
             yield ev.Text(words, refusal=True)
         elif item.named:
@@ -318,20 +314,26 @@ class ResponsesReader:
         else:
             item.held.append(words)
 
-    def _speak(self, words: str, logprobs: tuple[ev.Logprob, ...], *, copied: bool) -> Iterator[ev.Event]:
-        """Text, which may hold reasoning between tags, and its log-probabilities."""
+    def _speak(self, words: str, **beside: Any) -> Iterator[ev.Event]:
+        """Text, which may hold reasoning between tags."""
         found: list[ev.Event] = [ev.Text(words)] if words and not self._splitter else []
         hidden = False
         if self._splitter:
             hidden = self._splitter.pending or self._splitter.inside
-            found = pieces(self._splitter.feed(words), 0)
-            hidden |= self._splitter.pending or self._splitter.inside
+            found = pieces(self._splitter.feed(words))
             thought = any(isinstance(event, ev.Reasoning) for event in found)
             self._tagged |= thought
-            hidden |= thought or (copied and self._tagged)
-        yield from found
-        if logprobs:
-            yield ev.Logprobs(logprobs, reasoning=hidden)
+            hidden |= thought or self._splitter.pending or self._splitter.inside
+        if hidden or not (tokens := self._spelt(**beside)):
+            yield from found
+        else:  # nothing is held back, so this is all
+            yield ev.Text(words, tokens=tokens)
+
+    def _spelt(
+        self, tokens: tuple[ev.Logprob, ...], whole: str, known: int = 0, copied: bool = False
+    ) -> tuple[ev.Logprob, ...]:
+        """The tokens that spell a part of which new words are told, less the first that were `known`."""
+        return () if copied and self._tagged else logprobs.spelling(tokens, whole)[known:]
 
     def _introduce(self, item: _Item, given: Json) -> Iterator[ev.Event]:
         yield from self._name(item, string(given.get("call_id")), string(given.get("name")))
@@ -345,7 +347,9 @@ class ResponsesReader:
     def _flush(self) -> Iterator[ev.Event]:
         """What is still held back: the beginning of a tag, calls without a name or an id."""
         if self._splitter:
-            yield from pieces(self._splitter.close(), 0)
+            yield from pieces(self._splitter.close())
+        if self._refusal:
+            yield from pieces(self._refusal.close(), refusal=True)
         for item in self._items:
             if item.family == "function_call" and not item.named:
                 item.call_id = item.call_id or min(item.names, default="")

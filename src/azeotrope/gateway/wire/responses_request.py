@@ -6,7 +6,7 @@ whole conversation, and what refers to kept things is refused by name, as are to
 say. Fields that only hint at caching or at who asks are read and go no further.
 
 In `input`, what the assistant said between two other items is one message: its text, its calls, and in `thoughts`
-and `tokens` the reasoning before them. Two texts in a row are two messages, unless calls wait for their outputs.
+and `seals` the reasoning before them. Two texts in a row are two messages, unless calls wait for their outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from azeotrope.gateway.wire import checks
 from azeotrope.gateway.wire.fields import Json
-from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Tool
+from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Seal, Tool
 
 FIELDS = frozenset(
     "model input instructions tools tool_choice parallel_tool_calls text reasoning include max_output_tokens "
@@ -180,7 +180,7 @@ class _Turn:
     refusals: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    seals: list[Seal] = field(default_factory=list)
     spoke: bool = False
     thought: str = ""  # where reasoning is that nothing followed yet
 
@@ -227,7 +227,7 @@ class _Dialog:
                 calls=tuple(turn.calls),
                 refusal="".join(turn.refusals),
                 thoughts="".join(turn.thoughts),
-                tokens=tuple(turn.tokens),
+                seals=tuple(turn.seals),
             )
         )
 
@@ -268,7 +268,7 @@ class _Dialog:
         if text or summary:
             turn.thoughts.append(text or summary)
         if token := checks.string(item.get("encrypted_content"), f"{where}.encrypted_content"):
-            turn.tokens.append(token)
+            turn.seals.append(Seal("encrypted", token))
 
 
 def _said(given: Json) -> Json:

@@ -23,15 +23,15 @@ CANNOT: dict[str, tuple[tuple[Any, ...], str, str]] = {  # values that say nothi
 }
 
 
-def write(request: Request, *, sealed: bool = False) -> Json:
+def write(request: Request) -> Json:
     """The body for an upstream that speaks the Responses dialect. Raises RequestError for what it cannot carry.
 
-    `sealed`: ask for sealed reasoning, as an upstream that keeps nothing needs on the next turn; also asked for
-    where the conversation has some already. Who asks (`user`, `metadata`) is not passed on, nor whether a tool
-    failed, which its output says. Nothing is to be stored.
+    Sealed reasoning is asked for where there are tools, since an upstream that keeps nothing needs it with their
+    results, and where the conversation has some already. Who asks (`user`, `metadata`) is not passed on, nor
+    whether a tool failed, which its output says. Nothing is to be stored.
     """
     _check(request)
-    sealed |= any(message.tokens for message in request.messages)
+    sealed = bool(request.tools) or any(message.seals for message in request.messages)
     include = [name for name, asked in zip(INCLUDED, (sealed, request.logprobs), strict=True) if asked]
     place = "input" if request.dialect == "responses" else "messages"
     return without_none(
@@ -93,9 +93,11 @@ def _thoughts(message: Message, where: str) -> Iterator[Json]:
     since servers that seal refuse any others. Not sealed: with an id, which servers that do not seal want.
     """
     words = message.thoughts
-    for token in message.tokens:
+    for seal in message.seals:
+        if seal.kind != "encrypted":
+            continue
         summary = [{"type": "summary_text", "text": words}] if words else []
-        yield {"type": "reasoning", "summary": summary, "encrypted_content": token}
+        yield {"type": "reasoning", "summary": summary, "encrypted_content": seal.data}
         words = ""
     if words:
         content = [{"type": "reasoning_text", "text": words}]

@@ -10,11 +10,12 @@ Counts that the dialect must hold and that are not told (`Form.tell_reasoning`) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire import logprobs
 from azeotrope.gateway.wire.chat_writer import error_body
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.form import Form
@@ -165,10 +166,9 @@ class ResponsesWriter:
         match event:
             case ev.Reasoning(text=text, summary=summary) if text:
                 self._delta(self._turn("reasoning"), "summary_text" if summary else "reasoning_text", text)
-            case ev.Text(text=text, refusal=refusal) if text:
-                self._delta(self._turn("message"), "refusal" if refusal else "output_text", text)
-            case ev.Logprobs(tokens=tokens, reasoning=False) if tokens and self._form.logprobs:
-                self._delta(self._turn("message"), "output_text", "", [_logprob(token) for token in tokens])
+            case ev.Text(text=text, refusal=refusal, tokens=tokens) if text or tokens:
+                told = [logprobs.entry(token) for token in tokens] if self._form.logprobs else []
+                self._delta(self._turn("message"), "refusal" if refusal else "output_text", text, told)
             case ev.Sealed(kind="encrypted", data=data):
                 self._turn("reasoning").sealed = data
                 self._leave()
@@ -197,7 +197,7 @@ class ResponsesWriter:
             place = {"item_id": item.id, "output_index": item.index}
             self._emit("function_call_arguments.delta", **place, delta=event.arguments)
 
-    def _delta(self, item: _Item, kind: str, words: str, logprobs: Iterable[Json] = ()) -> None:
+    def _delta(self, item: _Item, kind: str, words: str, told: Sequence[Json] = ()) -> None:
         about, said, number, _ = PARTS[kind]
         begins = kind not in item.parts
         part = item.part(kind)
@@ -207,7 +207,7 @@ class ResponsesWriter:
         part.pieces.append(words)
         more: Json = {}
         if kind == "output_text":
-            more["logprobs"] = list(logprobs)
+            more["logprobs"] = list(told)
             part.logprobs += more["logprobs"]
         self._emit(f"{said}.delta", **place, delta=words, **more)
 
@@ -297,14 +297,14 @@ def _reasoning(output: _Output, choice: Choice) -> None:
 
 
 def _message(output: _Output, choice: Choice, form: Form) -> None:
-    logprobs = [_logprob(token) for token in choice.logprobs] if form.logprobs else []
-    if not (choice.text or choice.refusal or logprobs):
+    told = [logprobs.entry(token) for token in choice.logprobs] if form.logprobs else []
+    if not (choice.text or choice.refusal or told):
         return
     item = output.add("message")
-    if choice.text or logprobs:
+    if choice.text or told:
         part = item.part("output_text")
         part.pieces.append(choice.text)
-        part.logprobs += logprobs
+        part.logprobs += told
     if choice.refusal:
         item.part("refusal").pieces.append(choice.refusal)
 
@@ -367,16 +367,4 @@ def _usage(told: ev.Usage, form: Form) -> Json:
         "output_tokens": completion,
         "output_tokens_details": {"reasoning_tokens": (told.reasoning or 0) if form.tell_reasoning else 0},
         "total_tokens": prompt + completion,
-    }
-
-
-def _logprob(token: ev.Logprob) -> Json:
-    return {
-        "token": token.token,
-        "logprob": token.logprob,
-        "bytes": list(token.token.encode()),
-        "top_logprobs": [
-            {"token": other.token, "logprob": other.logprob, "bytes": list(other.token.encode())}
-            for other in token.top
-        ],
     }
