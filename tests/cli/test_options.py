@@ -50,12 +50,17 @@ OPTIONS = {
     "azeotrope audit export": ["--out", "--since", "--until", "--tenant", "--auditor-key", "--force",
                                "--folder", "--database"],
     "azeotrope audit auditor-key": ["FILE", "--json"],
+    "azeotrope signals": [],
+    "azeotrope signals replay": ["LOG", "--calibration", "--secret-env", "--json"],
+    "azeotrope signals calibrate": ["--out", "LOG", "--simulated", "--alpha", "--seed", "--secret-env", "--json"],
+    "azeotrope signals simulate": ["--calibration", "--seeds", "--questions", "--quick", "--secret-env", "--json"],
     "azeotrope new": [],
     "azeotrope new defense": ["NAME", "--stage", "--dir", "--json"],
 }  # fmt: skip
 
 
-GROUPS = ("azeotrope", "azeotrope new", "azeotrope policy", "azeotrope keys", "azeotrope audit")
+GROUPS = ("azeotrope", "azeotrope new", "azeotrope policy", "azeotrope keys", "azeotrope audit",
+          "azeotrope signals")  # fmt: skip
 # It runs until it is stopped; it writes JSON lines.
 WITHOUT_JSON = (*GROUPS, "azeotrope serve", "azeotrope audit export")
 

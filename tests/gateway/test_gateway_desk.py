@@ -17,7 +17,9 @@ from gateway_drive import Mock, Running, delta, frames, free_port, message, serv
 from test_gateway_serving import ASK, HIDE, SECRET, STREAM, THOUGHTS, ask, post
 from test_serve_command import server
 
+from azeotrope.gateway.case import Case
 from azeotrope.gateway.desk import Desk, open_desk
+from azeotrope.gateway.http import Scope
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.audit_read import chains, pages
 from azeotrope.gateway.ledger.database import open_database
@@ -36,6 +38,15 @@ class Watched:
 
     def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
         return (3, ("volume", "template")) if identity.tenant == "thief" else (0, ())
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def observe(self, case: Case, scope: Scope) -> None:
+        raise RuntimeError("a bug in the detection")  # which must not reach anybody
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

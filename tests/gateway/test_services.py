@@ -58,6 +58,9 @@ from azeotrope.gateway.ledger.schema import audit_rows, facts
 from azeotrope.gateway.ledger.secret import Secret
 from azeotrope.gateway.ledger.shared_limits import SharedLease, SharedLimiter, SharedSettings
 from azeotrope.gateway.ledger.verify import Report, verify
+from azeotrope.gateway.shared_shelf import RedisShelf
+from azeotrope.gateway.vault import Record, Vault
+from azeotrope.gateway.wire.request import Seal
 
 PEPPER = Secret(bytes(range(32)))
 WHO = Identity("key1", "acme", "default")
@@ -397,6 +400,28 @@ def test_redis_buckets_settle_and_refill(redis_url: str) -> None:
             came = (time.monotonic() - before + 0.1) * 100  # no more than this can have come since
             assert left is not None
             assert left <= came - 200
+
+    run(test)
+
+
+def test_redis_holds_the_vault_of_several_processes(redis_url: str) -> None:
+    async def test() -> None:
+        prefix = f"t{secrets.token_hex(6)}"
+        shelves = [RedisShelf(redis_url, prefix=prefix, most=500, timeout=20) for _ in range(2)]
+        one, two = (Vault(shelf, bytes(range(32)), ttl=60) for shelf in shelves)
+        record = Record("Because.", (Seal("signature", "s"),))
+        await one.seal("acme", ["a", "b"], record)
+        await one.seal("acme", ["long"], Record("x" * 1000))
+        assert await two.open("acme", ["a", "long", "b", "none"]) == {"a": record, "b": record}
+        assert await two.open("other", ["a"]) == {}
+        client = Redis.from_url(redis_url)
+        names = [name async for name in client.scan_iter(match=f"{prefix}:*")]
+        assert len(names) == 2
+        assert all([0 < await client.pttl(name) <= 60_000 for name in names])
+        assert not any([b"Because" in await client.get(name) for name in names])
+        await client.aclose()
+        await one.close()
+        await two.close()
 
     run(test)
 

@@ -19,6 +19,7 @@ from azeotrope.cli import (
     policy,
     recommend,
     serve,
+    signals,
     single,
     studies,
 )
@@ -76,6 +77,7 @@ app.command("serve", rich_help_panel=GATEWAY)(serve.serve)
 app.add_typer(policy.app, name="policy", rich_help_panel=GATEWAY)
 app.add_typer(keys.keys, name="keys", rich_help_panel=GATEWAY)
 app.add_typer(audit.audit, name="audit", rich_help_panel=GATEWAY)
+app.add_typer(signals.app, name="signals", rich_help_panel=GATEWAY)
 
 new = typer.Typer(
     help="Write the file of a new method.", no_args_is_help=True,

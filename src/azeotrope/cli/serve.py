@@ -48,6 +48,8 @@ def serve(
     gateway = boot.build(settings, ledger=False)  # what is wrong is said here, before anybody listens
     for warning in gateway.policy.current.warnings:
         say(f"Warning: {warning}.")
+    if settings.listen.workers > 1 and settings.vault.redis_env is None:
+        say("Warning: a tool's result may reach a process without the reasoning before it; set vault.redis_env.")
     os.environ.update(boot.environment(settings))
     where = f"http://{settings.listen.host}:{settings.listen.port}"
     behind = [one.url for one in settings.upstreams.values()]

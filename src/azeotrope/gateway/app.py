@@ -24,7 +24,7 @@ from azeotrope.gateway.relay import Job, RefusedError, Relay
 from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings, UpstreamSettings
 from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
-from azeotrope.gateway.vault import MemoryShelf, Vault
+from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
@@ -39,13 +39,20 @@ class Gateway:
     """`azeotrope serve` as an ASGI application."""
 
     def __init__(
-        self, settings: ServerFile, policy: PolicyBox, desk: Desk | None = None, vault: Vault | None = None
+        self,
+        settings: ServerFile,
+        policy: PolicyBox,
+        desk: Desk | None = None,
+        shelf: Shelf | None = None,
+        master: bytes | None = None,
     ) -> None:
+        """`master` is the secret that the processes of a gateway share, where there are several."""
         self.settings, self.policy = settings, policy
         self.desk = desk or Desk()
         self.metrics = Metrics()
-        vault = vault or Vault(MemoryShelf(settings.vault.megabytes << 20), ttl=settings.vault.hours * 3600)
-        self.relay = Relay(vault)
+        shelf = shelf or MemoryShelf(settings.vault.megabytes << 20)
+        self._vault = Vault(shelf, master, ttl=settings.vault.hours * 3600)
+        self.relay = Relay(self._vault, master)
         self._upstreams: dict[str, Asked] = {name: Upstream(one) for name, one in settings.upstreams.items()}
         if settings.teacher is not None:
             self._upstreams[TEACHER] = _teacher(settings.teacher, policy.current)
@@ -69,6 +76,7 @@ class Gateway:
             await asyncio.sleep(0.05)
         for upstream in self._upstreams.values():
             await upstream.stop()
+        await self._vault.close()
         await self.desk.close()
 
     async def _lifespan(self, receive: http.Receive, send: http.Send) -> None:
@@ -76,6 +84,8 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 watcher = asyncio.ensure_future(self._watch_policy())
+                if self.desk.suspicion is not None:
+                    self.desk.suspicion.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 watcher.cancel()
@@ -172,6 +182,7 @@ class Gateway:
             case.count(self.metrics)
             if log.isEnabledFor(logging.INFO):
                 log.info("request", extra={"facts": case.facts()})
+            self.desk.observe(case, scope)
             await self._leftover(case)
 
     async def _serve(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from azeotrope.gateway import logs
 from azeotrope.gateway.app import Gateway
 from azeotrope.gateway.desk import open_desk
+from azeotrope.gateway.ledger.folder import Folder
+from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.policy import DEFAULT
-from azeotrope.gateway.settings import ServerFile
+from azeotrope.gateway.settings import ServerFile, SignalSettings
+from azeotrope.gateway.shared_shelf import RedisShelf
 from azeotrope.gateway.table import PolicyBox
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.lookout import Lookout
 
 VARIABLE = "AZEOTROPE_SERVE"
 
@@ -27,8 +34,31 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     Raises ConfigError, MissingError, DatabaseError.
     """
     policy = PolicyBox(settings.policy or DEFAULT)
-    desk = open_desk(settings.ledger, settings.limits, policy.current.failing) if ledger else None
-    return Gateway(settings, policy, desk)
+    lookout = None if settings.signals is None else _lookout(settings.signals)
+    shelf = None if settings.vault.redis_env is None else RedisShelf(address(settings.vault.redis_env))
+    if not ledger:
+        return Gateway(settings, policy, shelf=shelf)
+    desk = open_desk(settings.ledger, settings.limits, policy.current.failing)
+    desk.suspicion = lookout
+    gateway = Gateway(settings, policy, desk, shelf, _master(settings))
+    if lookout is not None:
+        gateway.metrics.registry.register(lookout.collector())
+    return gateway
+
+
+def _master(settings: ServerFile) -> bytes | None:
+    """The key that processes share, from the gateway's folder; None where there is one process and no folder."""
+    ledger = settings.ledger
+    alone = settings.listen.workers == 1 and settings.vault.redis_env is None
+    if alone and ledger.keys == "none" and not ledger.audit:
+        return None
+    return Folder(ledger.folder).gateway_key().reveal()
+
+
+def _lookout(settings: SignalSettings) -> Lookout:
+    from azeotrope.gateway.lookout import Lookout  # numpy is loaded where there is something to detect
+
+    return Lookout(settings)
 
 
 def make() -> Gateway:

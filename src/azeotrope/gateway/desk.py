@@ -11,9 +11,8 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from azeotrope.core.errors import MissingError
 from azeotrope.gateway.ledger.audit_log import AuditError, AuditLog, AuditSettings
 from azeotrope.gateway.ledger.audit_row import AuditRow, Digester
 from azeotrope.gateway.ledger.database import Database, open_database
@@ -24,11 +23,16 @@ from azeotrope.gateway.ledger.key_store import KeyStore
 from azeotrope.gateway.ledger.local_limits import LocalLimiter
 from azeotrope.gateway.ledger.opening import open_audit_log
 from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitsDownError
+from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.ledger.secret import Secret
 from azeotrope.gateway.ledger.shared_limits import SharedLimiter, SharedSettings
 from azeotrope.gateway.logs import log
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.case import Case
+    from azeotrope.gateway.http import Scope
 
 HOUR = 3600.0
 ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
@@ -36,6 +40,18 @@ ANONYMOUS = Identity(key_id="", tenant="anonymous", tier="")
 
 class Suspicion(Protocol):
     """Whoever knows how suspicious traffic looks."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    def stop(self) -> None:
+        """End. Blocks."""
+        ...
+
+    def observe(self, case: Case, scope: Scope) -> None:
+        """Take a request in that was answered."""
+        ...
 
     def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
         """0 to 4, and the codes of the reasons."""
@@ -76,6 +92,15 @@ class Desk:
                 raise LimitsDownError(1.0) from None
             return 0, ()
 
+    def observe(self, case: Case, scope: Scope) -> None:
+        """Let the detection see a request that was answered."""
+        if self.suspicion is None:
+            return
+        try:
+            self.suspicion.observe(case, scope)
+        except Exception:  # what was answered is answered
+            log.exception("The detection failed.")
+
     async def record(self, row: AuditRow, failing: Failing, original: str = "") -> bool:
         """Write a row; return once it is durable. Whether it is. Raises AuditError where the policy is closed."""
         if self.audit is None:
@@ -106,6 +131,8 @@ class Desk:
                 stack.push_async_callback(self.limiter.aclose)
             if self.keys is not None:
                 stack.push_async_callback(self.keys.aclose)
+            if self.suspicion is not None:
+                stack.push_async_callback(asyncio.to_thread, self.suspicion.stop)
 
     async def _close_audit(self, audit: AuditLog) -> None:
         try:
@@ -144,7 +171,5 @@ def _believed(given: KeyRingSettings | None, failing: Failing) -> KeyRingSetting
 def _limiter(limits: LimitSettings, failing: Failing) -> Limiter:
     if limits.redis_env is None:
         return LocalLimiter()
-    url = os.environ.get(limits.redis_env)
-    if not url:
-        raise MissingError(f"The environment variable {limits.redis_env} with the address of Redis is not set.")
-    return SharedLimiter(SharedSettings.model_validate({"url": url, "when_down": failing.limits}))
+    given = {"url": address(limits.redis_env), "when_down": failing.limits}
+    return SharedLimiter(SharedSettings.model_validate(given))

@@ -76,15 +76,19 @@ class Job:
 
 
 class Relay:
-    """Sends jobs upstream and brings back what may leave. `dice` is a secret that random choices follow from."""
+    """Sends jobs upstream and brings back what may leave.
 
-    def __init__(self, vault: Vault, dice: bytes | None = None) -> None:
+    Random choices follow from `master`, 32 secret bytes that all processes of a gateway share: whoever asks again
+    sees the same choices, whichever process answers, and after a restart.
+    """
+
+    def __init__(self, vault: Vault, master: bytes | None = None) -> None:
         self._vault = vault
-        self._dice = dice or secrets.token_bytes(32)
+        self._dice = blake2b(b"azeotrope dice", key=master or secrets.token_bytes(32), digest_size=32).digest()
 
     async def ask(self, job: Job, upstream: Asked) -> Answer:
         """Send the request. Raises RefusedError for an answer that is none, UpstreamError and RequestError."""
-        body = self.body(job, upstream.settings)
+        body = await self.body(job, upstream.settings)
         outward = dialect("completions" if job.request.dialect == "completions" else upstream.settings.dialect)
         stance = job.decision.stance
         exchange = await upstream.post(outward.path, body, stance=stance.name if stance.logits else "")
@@ -96,12 +100,12 @@ class Relay:
             raise RefusedError(refusal(exchange.status, told), exchange.retry_after)
         return exchange
 
-    def body(self, job: Job, settings: UpstreamSettings) -> bytes:
+    async def body(self, job: Job, settings: UpstreamSettings) -> bytes:
         """What the upstream is sent. Raises RequestError and RefusedError."""
         request = msgspec.structs.replace(job.request, model=job.served)
         if request.messages:
             _check(request.messages)
-            found = self._vault.rehydrate(
+            found = await self._vault.rehydrate(
                 job.tenant, request.messages, trust=job.decision.treatment.exact and settings.wants_reasoning
             )
             if found.missing and settings.wants_reasoning and settings.missing_reasoning == "refuse":
@@ -184,7 +188,7 @@ class Relay:
         self, job: Job, send: Send, out: bytes, end: Callable[[], bytes], record: Recorder | None
     ) -> None:
         """Send the rest, record the reply, send its end. Before that the vault has what the next turn needs."""
-        self.keep(job)
+        await self.keep(job)
         if record is None:
             await send(out + end())
             return
@@ -215,11 +219,12 @@ class Relay:
         written = outward.whole(
             reply, job.id, job.request.model, job.created, form(job), **_echo(outward, job.request)
         )
-        self.keep(job)
+        answer = encode(written)
         job.busy += perf_counter() - began
-        return encode(written)
+        await self.keep(job)
+        return answer
 
-    def keep(self, job: Job) -> None:
+    async def keep(self, job: Job) -> None:
         """Seal what the client was not shown, for the turn on which the upstream wants it back."""
         if job.shield is None:
             return
@@ -227,7 +232,7 @@ class Relay:
         for choice, calls in job.calls.items():
             thoughts = "".join(change.original.get(choice, ()))
             seals = tuple(Seal(piece.kind, piece.data) for piece in change.sealed.get(choice, ()))
-            self._vault.seal(job.tenant, calls, Record(thoughts, seals))
+            await self._vault.seal(job.tenant, calls, Record(thoughts, seals))
 
     def _events(self, job: Job, reader: Reader, parser: EventParser, data: bytes) -> list[ev.Event]:
         """The events in some bytes; at their end, what the stream left open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from azeotrope.gateway.ledger.folder import FOLDER
 from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_ring import KeyRingSettings
 from azeotrope.gateway.ledger.quota import NO_QUOTA, Limits, Quota
+from azeotrope.gateway.signals.settings import WatchSettings
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -114,8 +116,13 @@ class Listen(Settings):
 
 
 class VaultSettings(Settings):
-    """Where hidden reasoning is kept between the turns of a tool call."""
+    """Where hidden reasoning is kept between the turns of a tool call.
 
+    `redis_env` names a variable with the address of Redis: then all processes have what one of them was told.
+    Without it each keeps up to `megabytes` of its own.
+    """
+
+    redis_env: str | None = None
     megabytes: int = Field(64, ge=1)
     hours: float = Field(6.0, gt=0)
 
@@ -161,6 +168,41 @@ class LedgerSettings(Settings):
     audit_settings: AuditSettings | None = None
 
 
+class BatchSettings(Settings):
+    """A tenant that has declared batch work: its stance is not raised until a time and up to a volume a day.
+
+    `until` is a date, or a time with its offset (without: UTC); tokens are weighted as the detection weighs them,
+    and 0 means no bound.
+    """
+
+    tenant: str = Field(min_length=1)
+    until: datetime
+    tokens_per_day: float = Field(0.0, ge=0, allow_inf_nan=False)
+    note: str = ""
+
+    @property
+    def end(self) -> float:
+        """The end in Unix seconds."""
+        return (self.until if self.until.tzinfo else self.until.replace(tzinfo=UTC)).timestamp()
+
+
+class SignalSettings(Settings):
+    """Extraction detection. Without a `calibration` it counts and raises nothing.
+
+    `secret_env` names a variable with the secret under which prompts and addresses are hashed. `links`: what two
+    tenants may share that makes them look like one. `log`: a file for what the detection is told, without any
+    text, which `azeotrope signals calibrate` reads.
+    """
+
+    calibration: Path | None = None
+    secret_env: str = "AZEOTROPE_SIGNALS_SECRET"
+    links: tuple[Literal["ip", "agent"], ...] = ("ip", "agent")
+    batch: tuple[BatchSettings, ...] = ()
+    log: Path | None = None
+    log_megabytes: int = Field(1024, ge=1, description="size at which the log ends")
+    watch: WatchSettings = WatchSettings()
+
+
 class ServerFile(Settings):
     """The server's file as written in YAML."""
 
@@ -173,6 +215,7 @@ class ServerFile(Settings):
     ledger: LedgerSettings = LedgerSettings()
     limits: LimitSettings = LimitSettings()
     vault: VaultSettings = VaultSettings()
+    signals: SignalSettings | None = None
 
     @model_validator(mode="after")
     def _known_upstreams(self) -> Self:
@@ -229,6 +272,15 @@ def load_settings(path: Path) -> ServerFile:
         place = getattr(error, "problem_mark", None)
         raise ConfigError(f"{path}{f', line {place.line + 1}' if place else ''} is not valid YAML.") from None
     found = parse_settings(raw, str(path))
-    if found.policy is not None and not found.policy.is_absolute():
-        found = found.model_copy(update={"policy": path.parent / found.policy})
+    return _placed(found, path.parent)
+
+
+def _placed(found: ServerFile, folder: Path) -> ServerFile:
+    """The settings with paths that are relative to the file's folder."""
+    if found.policy is not None:
+        found = found.model_copy(update={"policy": folder / found.policy})
+    if found.signals is not None:
+        paths = {name: getattr(found.signals, name) for name in ("calibration", "log")}
+        placed = {name: None if path is None else folder / path for name, path in paths.items()}
+        found = found.model_copy(update={"signals": found.signals.model_copy(update=placed)})
     return found

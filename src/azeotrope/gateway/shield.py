@@ -51,13 +51,15 @@ class Change:
     """What was done to a reply: characters of reasoning that came, and that left; of the answer; whether they
     differ.
 
-    `original` holds the reasoning that came, by choice, if it was to be kept.
+    `numbers` counts the log-probabilities that left. `original` holds the reasoning that came, by choice, if it
+    was to be kept.
     """
 
     came: int = 0
     left: int = 0
     answer: int = 0
     altered: bool = False
+    numbers: int = 0
     original: dict[int, list[str]] = field(default_factory=dict)
     sealed: dict[int, list[ev.Sealed]] = field(default_factory=dict)
 
@@ -191,7 +193,9 @@ class Shield:
         said = Said(event.tokens if self._do.logprobs else ())
         for surface in self._do.surfaces:
             said = surface.expose(said)
-        return msgspec.structs.replace(event, tokens=said.first(self._asked))
+        tokens = said.first(self._asked)
+        self.change.numbers += sum(1 + len(token.top) for token in tokens)
+        return msgspec.structs.replace(event, tokens=tokens)
 
     def _bill(self, usage: ev.Usage) -> ev.Usage:
         completion = usage.completion

@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import time
 from typing import Protocol
@@ -40,12 +41,16 @@ class Record(msgspec.Struct, frozen=True):
 class Shelf(Protocol):
     """Where sealed records lie: bytes by name, forgotten after `ttl` seconds or earlier if space is short."""
 
-    def put(self, name: bytes, value: bytes, ttl: float) -> None:
-        """Keep a value."""
+    async def put(self, records: Mapping[bytes, bytes], ttl: float) -> None:
+        """Keep some values."""
         ...
 
-    def get(self, name: bytes) -> bytes | None:
-        """The value, if it is still there."""
+    async def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """The values that are still there."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what is held."""
         ...
 
 
@@ -57,18 +62,25 @@ class MemoryShelf:
         self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self.size = 0
 
-    def put(self, name: bytes, value: bytes, ttl: float) -> None:
+    async def put(self, records: Mapping[bytes, bytes], ttl: float) -> None:
         """See `Shelf.put`."""
-        self._drop(name)
-        if len(value) > self._most:
-            return
-        self._kept[name] = (self._clock() + ttl, value)
-        self.size += len(value)
-        while self.size > self._most:
-            self._drop(next(iter(self._kept)))
+        for name, value in records.items():
+            self._drop(name)
+            if len(value) > self._most:
+                continue
+            self._kept[name] = (self._clock() + ttl, value)
+            self.size += len(value)
+            while self.size > self._most:
+                self._drop(next(iter(self._kept)))
 
-    def get(self, name: bytes) -> bytes | None:
+    async def get(self, names: Sequence[bytes]) -> list[bytes | None]:
         """See `Shelf.get`."""
+        return [self._get(name) for name in names]
+
+    async def close(self) -> None:
+        """See `Shelf.close`."""
+
+    def _get(self, name: bytes) -> bytes | None:
         found = self._kept.get(name)
         if found is None:
             return None
@@ -101,42 +113,49 @@ class Vault:
         self._master = master or os.urandom(32)
         self._keys: OrderedDict[str, tuple[AESGCM, bytes]] = OrderedDict()
 
-    def seal(self, tenant: str, calls: Iterable[str], record: Record) -> None:
+    async def seal(self, tenant: str, calls: Iterable[str], record: Record) -> None:
         """Keep `record` under each of the ids. An empty record is not kept."""
-        names = [call for call in calls if call]
-        if not names or not (record.thoughts or record.seals):
+        ids = [call for call in calls if call]
+        if not ids or not (record.thoughts or record.seals):
             return
         cipher, _ = self._tenant(tenant)
         plain = msgspec.json.encode(record)
-        for call in names:
-            name = self._name(tenant, call)
+        sealed = {}
+        for name in (self._name(tenant, call) for call in ids):
             nonce = os.urandom(NONCE)
-            self._shelf.put(name, nonce + cipher.encrypt(nonce, plain, name), self._ttl)
+            sealed[name] = nonce + cipher.encrypt(nonce, plain, name)
+        await self._shelf.put(sealed, self._ttl)
 
-    def open(self, tenant: str, call: str) -> Record | None:
-        """The record of a call; None if there is none, or none that this tenant's key opens."""
-        name = self._name(tenant, call)
-        sealed = self._shelf.get(name)
-        if sealed is None:
-            return None
-        try:
-            plain = self._tenant(tenant)[0].decrypt(sealed[:NONCE], sealed[NONCE:], name)
-            return msgspec.json.decode(plain, type=Record)
-        except (InvalidTag, ValueError, msgspec.DecodeError):
-            return None
+    async def open(self, tenant: str, calls: Sequence[str]) -> dict[str, Record]:
+        """The records of calls: of those that there are, and that this tenant's key opens."""
+        if not calls:
+            return {}
+        names = [self._name(tenant, call) for call in calls]
+        found = {}
+        for call, name, sealed in zip(calls, names, await self._shelf.get(names), strict=True):
+            with suppress(InvalidTag, ValueError, msgspec.DecodeError):
+                if sealed is not None:
+                    plain = self._tenant(tenant)[0].decrypt(sealed[:NONCE], sealed[NONCE:], name)
+                    found[call] = msgspec.json.decode(plain, type=Record)
+        return found
 
-    def rehydrate(self, tenant: str, messages: Sequence[Message], *, trust: bool = False) -> Rehydrated:
+    async def close(self) -> None:
+        """Give back what the shelf holds."""
+        await self._shelf.close()
+
+    async def rehydrate(self, tenant: str, messages: Sequence[Message], *, trust: bool = False) -> Rehydrated:
         """Put back what was kept before the calls of assistants' messages.
 
         What clients wrote as reasoning is dropped, unless `trust` (stances under which reasoning leaves unchanged:
         then clients return what they were given, and it is used where nothing is kept).
         """
         found, restored, missing = [], 0, 0
+        records = await self.open(tenant, [call.id for message in messages for call in message.calls])
         for message in messages:
             if message.role != "assistant":
                 found.append(replace_thoughts(message, "", ()))
                 continue
-            record = next((r for call in message.calls if (r := self.open(tenant, call.id)) is not None), None)
+            record = next((records[call.id] for call in message.calls if call.id in records), None)
             if record is not None:
                 restored += 1
                 message = replace_thoughts(message, record.thoughts, record.seals)

@@ -14,6 +14,7 @@ DATABASE_VARIABLE = "AZEOTROPE_DATABASE"
 PEPPER_VARIABLE = "AZEOTROPE_PEPPER"
 SIGNING_VARIABLE = "AZEOTROPE_SIGNING_KEY"
 DIGEST_VARIABLE = "AZEOTROPE_DIGEST_KEY"
+GATEWAY_VARIABLE = "AZEOTROPE_GATEWAY_KEY"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Folder:
     """Paths below one folder; every key may come from an environment variable instead of its file.
 
     `pepper`: without it no API key works. `signing_key`: signs the heads of the audit log; `public_keys` lists,
-    one a line, the keys that verify them. `digest_key`: keys the digests of prompts and replies. `heads`: the
+    one a line, the keys that verify them. `digest_key`: keys the digests of prompts and replies.
+    `gateway_key`: what the vault, random choices and cache salts of all processes follow from. `heads`: the
     signed heads, to be copied to (or kept on) write-once storage.
     """
 
@@ -49,6 +51,10 @@ class Folder:
     def signing_key(self, *, create: bool = True) -> Secret:
         """Return the seed of the key that signs heads."""
         return load_key(self.path / "audit_signing.key", SIGNING_VARIABLE, create=create)
+
+    def gateway_key(self, *, create: bool = True) -> Secret:
+        """Return the key that the processes of a gateway share."""
+        return load_key(self.path / "gateway.key", GATEWAY_VARIABLE, create=create)
 
     def digest_key(self, *, create: bool = True) -> Secret:
         """Return the key of the digests of prompts and replies."""

@@ -17,12 +17,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, SecretStr
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Settings
 from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.local_limits import LocalLimiter
@@ -37,6 +33,7 @@ from azeotrope.gateway.ledger.quota import (
     Room,
     Scope,
 )
+from azeotrope.gateway.ledger.redis_link import connect
 from azeotrope.gateway.ledger.shared_script import ADMIT, RENEW, SETTLE
 
 SCOPES: Final[tuple[Scope, ...]] = ("key", "tenant")
@@ -128,7 +125,9 @@ class SharedLimiter:
         self.settings = settings
         self.problem = ""
         self._local = local or LocalLimiter()
-        self._redis = _connect(settings)
+        self._redis = connect(
+            settings.url.get_secret_value(), timeout=settings.timeout_seconds, connections=settings.connections
+        )
         self._admit = self._redis.register_script(ADMIT)
         self._settle = self._redis.register_script(SETTLE)
         self._renew = self._redis.register_script(RENEW)
@@ -276,15 +275,3 @@ def _numbers(quota: Quota) -> list[int | str]:
 
 def _number(limit: int | None) -> int:
     return -1 if limit is None else limit
-
-
-def _connect(settings: SharedSettings) -> Redis:
-    try:
-        pool = BlockingConnectionPool.from_url(
-            settings.url.get_secret_value(), max_connections=settings.connections,
-            timeout=settings.timeout_seconds, socket_timeout=settings.timeout_seconds,
-            socket_connect_timeout=settings.timeout_seconds, retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
-    except ValueError:
-        raise ConfigError("The URL of Redis must be redis://HOST:PORT/DB, rediss://... or unix://....") from None
-    return Redis(connection_pool=pool)

@@ -1,0 +1,240 @@
+"""Extraction detection in the server: what it is told of a reply, and what it says of the next request.
+
+The watch (`azeotrope.gateway.signals`) does the work; this is what it sees of a request here. Tokens are the
+upstream's numbers, shared out by characters between what was hidden, what was disclosed and the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from queue import SimpleQueue
+from threading import Thread
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from azeotrope.core.errors import RunError
+from azeotrope.gateway.http import Scope, header
+from azeotrope.gateway.ledger.identity import Identity
+from azeotrope.gateway.logs import log
+from azeotrope.gateway.settings import MEGABYTE, SignalSettings
+from azeotrope.gateway.signals.calibration import load
+from azeotrope.gateway.signals.conduct import wording
+from azeotrope.gateway.signals.exempt import BatchProfile
+from azeotrope.gateway.signals.prompts import CHARACTERS, Reader
+from azeotrope.gateway.signals.reasons import Alarm
+from azeotrope.gateway.signals.seen import Flag, Seen
+from azeotrope.gateway.signals.watch import Snapshot, Watch
+from azeotrope.gateway.wire.request import Request
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.case import Case
+
+LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
+WAITING: Final = 4096  # requests that may wait to be written down
+
+
+class Lookout:
+    """The detection of one server process. Raises ConfigError, MissingError, RunError."""
+
+    def __init__(self, settings: SignalSettings) -> None:
+        secret = os.environ.get(settings.secret_env, "").encode()
+        self._links = settings.links
+        self.watch = Watch(
+            settings.watch,
+            None if settings.calibration is None else load(settings.calibration),
+            secret=secret,
+            profiles=[BatchProfile(one.tenant, one.end, one.tokens_per_day, one.note) for one in settings.batch],
+            on_alarm=_tell,
+        )
+        self._notes = None if settings.log is None else Notes(settings, secret)
+
+    def start(self) -> None:
+        """Start the worker."""
+        self.watch.start()
+        if self._notes is not None:
+            self._notes.start()
+
+    def stop(self) -> None:
+        """Finish what waits, and stop. Blocks."""
+        self.watch.stop()
+        if self._notes is not None:
+            self._notes.stop()
+
+    def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
+        """How suspicious the traffic of a key is, 0 to 4, and the codes of the reasons."""
+        stance = self.watch.stance(_key(identity))
+        return stance.level, tuple(dict.fromkeys(f"{r.level}_{r.code}" for r in stance.reasons))
+
+    def observe(self, case: Case, scope: Scope) -> None:
+        """Take a request in that was answered, if only in part."""
+        if case.request is None or case.job is None or case.job.shield is None:
+            return
+        seen = self._seen(case, case.request, scope)
+        self.watch.observe(seen)
+        if self._notes is not None:
+            self._notes.put(seen, case.identity.tier)
+
+    def _seen(self, case: Case, request: Request, scope: Scope) -> Seen:
+        assert case.job is not None and case.job.shield is not None  # noqa: PT018
+        change, usage = case.job.shield.change, case.job.usage
+        said = change.came + change.answer
+        tokens = usage.completion if usage and usage.completion is not None else said // 4
+        return Seen(
+            key=_key(case.identity),
+            tenant=case.identity.tenant,
+            time=time(),
+            prompt=newest(request),
+            answer_tokens=tokens * change.answer // max(1, said),
+            reasoning_tokens=tokens * min(change.left, change.came) // max(1, said),
+            logprob_floats=change.numbers,
+            flags=conduct(request),
+            sampling=hash((request.temperature, request.top_p, request.top_k, request.seed)),
+            links={kind: self.watch.keyed(kind, value) for kind in self._links if (value := _trait(kind, scope))},
+        )
+
+    def collector(self) -> Collector:
+        """What Prometheus reads."""
+        return _Numbers(self.watch)
+
+
+def newest(request: Request) -> str:
+    """The newest text of the user. The watch looks at its beginning and at its length."""
+    for message in reversed(request.messages):
+        if message.role == "user":
+            return "".join(part for part in message.parts if isinstance(part, str))
+    return request.prompt
+
+
+def conduct(request: Request) -> int:
+    """What a request itself shows; what its wording, and the one before it, show is for the watch to see."""
+    flags = Flag(0)
+    if request.logprobs:
+        flags |= Flag.LOGPROBS
+    if request.bias:
+        flags |= Flag.BIAS
+    if request.n > 1:
+        flags |= Flag.MANY
+    if len(request.messages) == 1 and not request.tools and (request.max_tokens or 0) >= LONG:
+        flags |= Flag.BARE
+    return int(flags)
+
+
+def _key(identity: Identity) -> str:
+    return identity.key_id or identity.tenant
+
+
+def _trait(kind: str, scope: Scope) -> str:
+    if kind == "agent":
+        return header(scope, b"user-agent")[:256]
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _tell(alarm: Alarm) -> None:
+    """Log a change of a stance: who, and why. No text of a client is in it."""
+    codes = ", ".join(reason.code for reason in alarm.reasons)
+    facts = {"subject": alarm.level, "name": alarm.name, "from": alarm.before, "to": alarm.after, "why": codes}
+    log.log(logging.WARNING if alarm.after > alarm.before else logging.INFO, "stance", extra={"facts": facts})
+
+
+class _Numbers(Collector):
+    """The watch in numbers, made when they are asked for."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        now = self._watch.snapshot()
+        for name, text, value in _counted(now):
+            yield CounterMetricFamily(f"azeotrope_signals_{name}", text, value=value)
+        for name, text, value in _measured(now):
+            yield GaugeMetricFamily(f"azeotrope_signals_{name}", text, value=value)
+        alarms = CounterMetricFamily("azeotrope_signals_alarms", "rises of a stance", labels=("level", "stance"))
+        raised = GaugeMetricFamily("azeotrope_signals_raised", "subjects above 0", labels=("level", "stance"))
+        for family, counts in ((alarms, now.alarms), (raised, now.stances)):
+            for (level, rung), count in counts.items():
+                family.add_metric((level, str(rung)), count)
+        yield alarms
+        yield raised
+
+
+def _counted(now: Snapshot) -> list[tuple[str, str, float]]:
+    return [
+        ("requests", "requests that the detection was told of", now.requests),
+        ("dropped", "prompts that the worker had no time for", now.dropped),
+        ("failed", "requests that the worker could not take in", now.failed),
+        ("worker_seconds", "processor time of the worker", now.worker_seconds),
+        ("conduct_alarms", "keys past a false-alarm bound of conduct", now.conduct_alarms),
+    ]
+
+
+def _measured(now: Snapshot) -> list[tuple[str, str, float]]:
+    return [
+        ("keys", "keys that are remembered", now.keys),
+        ("tenants", "tenants that are remembered", now.tenants),
+        ("clusters", "groups of linked tenants", now.clusters),
+        ("waiting", "prompts that wait for the worker", now.queued),
+    ]
+
+
+class Notes:
+    """What the detection was told, in a file to calibrate on: hashes in place of prompts, one line a request.
+
+    A thread of its own makes the hashes. Raises RunError if the file cannot be opened.
+    """
+
+    def __init__(self, settings: SignalSettings, secret: bytes) -> None:
+        assert settings.log is not None
+        self._reader, self._most = Reader(secret), settings.log_megabytes * MEGABYTE
+        self._queue: SimpleQueue[tuple[Seen, int, str] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        try:
+            self._file = settings.log.open("ab")
+        except OSError as error:
+            raise RunError(f"The detection's log '{settings.log}' cannot be written: {error.strerror}.") from None
+        self._size = self._file.tell()
+
+    def start(self) -> None:
+        """Start the thread."""
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name="azeotrope-notes", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, and close the file."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+        self._file.close()
+
+    def put(self, seen: Seen, group: str) -> None:
+        """Write a request down, unless too many wait."""
+        if self._queue.qsize() < WAITING:
+            short = msgspec.structs.replace(seen, prompt=seen.prompt[:CHARACTERS])
+            self._queue.put((short, len(seen.prompt), group))
+
+    def _work(self) -> None:
+        while (noted := self._queue.get()) is not None:
+            try:
+                self._write(*noted)
+            except OSError as error:
+                log.error("The detection's log cannot be written: %s", error.strerror)
+                return
+
+    def _write(self, seen: Seen, length: int, group: str) -> None:
+        line: dict[str, Any] = msgspec.structs.asdict(seen) | {"group": group or "all"}
+        prompt = line.pop("prompt")
+        line["features"] = self._reader.read(prompt, length)
+        line["flags"] = int(seen.flags | wording(prompt))
+        data = msgspec.json.encode(line) + b"\n"
+        self._size += len(data)
+        if self._size <= self._most:
+            self._file.write(data)
+            self._file.flush()

@@ -1,0 +1,1 @@
+"""Extraction detection: six online signals, what they add up to, and the stance that follows. No torch."""

@@ -1,0 +1,110 @@
+"""The worker's side: what prompts say (signals B, C, D) and who belongs together (F). One thread uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from azeotrope.gateway.signals.bank import Bank
+from azeotrope.gateway.signals.calibration import Calibration
+from azeotrope.gateway.signals.content import LEAST, score
+from azeotrope.gateway.signals.gauge import Cluster, Gauge
+from azeotrope.gateway.signals.group import partition, together
+from azeotrope.gateway.signals.imprint import Imprint, Printer
+from azeotrope.gateway.signals.linkage import Linker
+from azeotrope.gateway.signals.prompts import Features, Reader
+from azeotrope.gateway.signals.settings import WatchSettings
+from azeotrope.maths.evalues import Bets
+
+
+class Task(NamedTuple):
+    """A request on its way to the worker: gauges that it touched, and the beginning of its prompt."""
+
+    key: Gauge
+    tenant: Gauge
+    time: float
+    prompt: str
+    length: int
+    features: Features | None
+    links: dict[str, int]
+    linked: bool  # may be linked with others: exempt tenants are not
+
+
+class Analyst:
+    """Reads prompts into the memories of keys and tenants and keeps the clusters. `find` looks a tenant up."""
+
+    def __init__(
+        self,
+        settings: WatchSettings,
+        calibration: Calibration | None,
+        reader: Reader,
+        bets: Bets,
+        find: Callable[[str], Gauge | None],
+    ) -> None:
+        self._reader, self._bets, self._find = reader, bets, find
+        self._printer = Printer(calibration.directions() if calibration else None)
+        self._profile = calibration.profile() if calibration else None
+        self.keys = Bank(settings.keys, settings.content_half_life)
+        self.tenants = Bank(settings.tenants, settings.content_half_life)
+        self.linker = Linker(settings.link_strength, settings.link_half_life)
+        self.clusters: dict[str, Cluster] = {}  # by tenant; replaced whole, so that another thread may read it
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the two banks."""
+        return self.keys.nbytes + self.tenants.nbytes
+
+    def take(self, task: Task) -> Features | None:
+        """Take a request in; return its features."""
+        cluster = self.clusters.get(task.tenant.name)
+        for gauge in (task.key, task.tenant) if cluster is None else (task.key, task.tenant, cluster):
+            gauge.taken += 1
+        features = task.features or self._reader.read(task.prompt, task.length)
+        if features is not None:
+            imprint = self._printer.imprint(features)
+            self._remember(self.keys, task.key, imprint, task.time)
+            self._remember(self.tenants, task.tenant, imprint, task.time)
+        if task.linked:
+            mark = self._reader.keyed("tenant", task.tenant.name)
+            templates = features.template if features else ()
+            if self.linker.see(task.tenant.name, mark, task.links, templates, task.time):
+                self._regroup(task.time)
+            self._look_at(self.clusters.get(task.tenant.name), task.time)
+        return features
+
+    def _remember(self, bank: Bank, gauge: Gauge, imprint: Imprint, now: float) -> None:
+        n = bank.add(gauge.name, imprint, now)
+        if n >= LEAST and gauge.due:
+            memory = bank.read([gauge.name], now)
+            gauge.content = score(memory, self._profile) if memory else None
+
+    def _look_at(self, cluster: Cluster | None, now: float) -> None:
+        if cluster is None or cluster.requests < cluster.look_next:
+            return
+        cluster.look_next = 1.02 * cluster.requests + 4
+        whole = self.tenants.read(cluster.members, now)
+        cluster.content = score(whole, self._profile) if whole else None
+        single = [memory for name in cluster.members if (memory := self.tenants.read([name], now)) is not None]
+        shared = partition([memory for memory in single if memory.n1 >= 1])
+        cluster.linkage = together(len(cluster.members), shared, cluster.rhythm.fano)
+        for name in cluster.members:
+            if (member := self._find(name)) is not None:
+                member.linkage = cluster.linkage
+
+    def _regroup(self, now: float) -> None:
+        before = self.clusters
+        found: dict[str, Cluster] = {}
+        for members in self.linker.clusters:
+            parts = list({id(part): part for name in members if (part := before.get(name)) is not None}.values())
+            if len(parts) == 1 and parts[0].members == members:
+                cluster = parts[0]
+            else:
+                cluster = Cluster(members, self._bets, now)
+                if parts:
+                    cluster.inherit(parts)
+                cluster.add_up([gauge for name in members if (gauge := self._find(name)) is not None], now)
+            found.update(dict.fromkeys(members, cluster))
+        for name in before.keys() - found.keys():
+            if (gauge := self._find(name)) is not None:
+                gauge.linkage = float("nan")
+        self.clusters = found
