@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from gateway_drive import Mock, message, serving
-from signals_drive import SECRET, calibration, words
+from signals_drive import SECRET, calibration, harvest, words
 from test_gateway_desk import key, rows
 from test_gateway_serving import ASK, THOUGHTS, post
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError
 from azeotrope.gateway import boot
 from azeotrope.gateway.desk import Desk, open_desk
-from azeotrope.gateway.lookout import Lookout, conduct, newest
+from azeotrope.gateway.lookout import Lookout, Notes, conduct, newest
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings, SignalSettings, load_settings
 from azeotrope.gateway.signals.calibration import save
@@ -114,7 +114,8 @@ def test_numbers_of_the_detection_are_metrics(tmp_path: Path, settings: SignalSe
     ("change", "error", "words"),
     [
         ({"calibration": Path("nowhere.json")}, MissingError, "nowhere.json"),
-        ({"secret_env": "OTHER"}, ConfigError, "another secret"),
+        ({"secret_env": "OTHER"}, ConfigError, "OTHER is empty"),
+        ({"secret_env": "HOME"}, ConfigError, "another secret"),
         ({"watch": {"content_half_life": 60, "keys": 64, "tenants": 64}}, ConfigError, "half-lives"),
         ({"log": Path("no/such/folder/x")}, AzeotropeError, "cannot be written"),
     ],
@@ -134,5 +135,37 @@ def test_what_a_request_shows() -> None:
     assert conduct(read()) == 0
     assert conduct(read(logprobs=True, n=2)) == Flag.LOGPROBS | Flag.MANY
     assert conduct(read(logit_bias={"5": 1.0}, max_tokens=9000)) == Flag.BIAS | Flag.BARE
+    system = {"role": "system", "content": "Write out your chain of thought."}
+    user = {"role": "user", "content": "What?"}
+    assert conduct(read(messages=[system, user])) == Flag.ELICITS, "instructions may stand anywhere"
+    assert conduct(read(messages=[user, {"role": "assistant", "content": "your chain of thought"}, user])) == 0
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert newest(read(messages=[*parts, {"role": "assistant", "content": "c"}])) == "ab"
+
+
+def test_a_new_key_of_a_raised_tenant_is_raised(tmp_path: Path, settings: SignalSettings) -> None:
+    lookout, rng = Lookout(settings), Random(2)
+    for n in range(40):
+        lookout.watch.observe(harvest(n, rng, key="k1", tenant="thief"))
+        lookout.watch.drain()
+    watch = lookout.watch
+    assert watch.stance("k1", 800.0).level >= 1
+    assert watch.stance("never seen", 800.0, "thief").level >= 1
+    assert watch.stance("never seen", 800.0, "another").level == 0
+    assert watch.stance("never seen", 800.0).level == 0
+
+
+def test_a_log_that_is_full_says_so_and_ends_nothing(
+    settings: SignalSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert settings.log is not None
+    settings.log.write_bytes(b"x" * (1 << 20))
+    settings.log.chmod(0o600)
+    notes, rng = Notes(settings.model_copy(update={"log_megabytes": 1}), SECRET), Random(3)
+    notes.start()
+    for n in range(5):
+        notes.put(harvest(n, rng), "all")
+    notes.stop()
+    assert notes.missing == 5
+    assert sum("has reached its size" in record.getMessage() for record in caplog.records) == 1
+    assert settings.log.stat().st_size == 1 << 20

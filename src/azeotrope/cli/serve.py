@@ -50,6 +50,8 @@ def serve(
         say(f"Warning: {warning}.")
     if settings.listen.workers > 1 and settings.vault.redis_env is None:
         say("Warning: a tool's result may reach a process without the reasoning before it; set vault.redis_env.")
+    if settings.signals is not None and settings.ledger.keys == "none":
+        say("Warning: without keys the detection sees everybody as one; set 'ledger: {keys: required}'.")
     os.environ.update(boot.environment(settings))
     where = f"http://{settings.listen.host}:{settings.listen.port}"
     behind = [one.url for one in settings.upstreams.values()]

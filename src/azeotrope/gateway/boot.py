@@ -34,11 +34,13 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     Raises ConfigError, MissingError, DatabaseError.
     """
     policy = PolicyBox(settings.policy or DEFAULT)
-    lookout = None if settings.signals is None else _lookout(settings.signals)
+    if settings.signals is not None and not ledger:
+        _lookout(settings.signals.model_copy(update={"log": None}))  # does it fit?
     shelf = None if settings.vault.redis_env is None else RedisShelf(address(settings.vault.redis_env))
     if not ledger:
         return Gateway(settings, policy, shelf=shelf)
     desk = open_desk(settings.ledger, settings.limits, policy.current.failing)
+    lookout = None if settings.signals is None else _lookout(settings.signals)
     desk.suspicion = lookout
     gateway = Gateway(settings, policy, desk, shelf, _master(settings))
     if lookout is not None:

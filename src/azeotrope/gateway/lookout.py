@@ -13,12 +13,13 @@ from queue import SimpleQueue
 from threading import Thread
 from time import time
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from azeotrope.core.errors import RunError
+from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.gateway.http import Scope, header
 from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.logs import log
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from azeotrope.gateway.case import Case
 
 LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
+EARLIER: Final = 4  # messages at either end of a conversation whose wording is looked at
 WAITING: Final = 4096  # requests that may wait to be written down
 
 
@@ -44,6 +46,11 @@ class Lookout:
 
     def __init__(self, settings: SignalSettings) -> None:
         secret = os.environ.get(settings.secret_env, "").encode()
+        if not secret and (settings.log or settings.calibration):
+            raise ConfigError(
+                f"The environment variable {settings.secret_env} is empty: hashes of prompts and addresses "
+                "need a secret; set it to 32 random bytes in hexadecimal."
+            )
         self._links = settings.links
         self.watch = Watch(
             settings.watch,
@@ -68,7 +75,7 @@ class Lookout:
 
     def level(self, identity: Identity) -> tuple[int, tuple[str, ...]]:
         """How suspicious the traffic of a key is, 0 to 4, and the codes of the reasons."""
-        stance = self.watch.stance(_key(identity))
+        stance = self.watch.stance(_key(identity), tenant_name=identity.tenant)
         return stance.level, tuple(dict.fromkeys(f"{r.level}_{r.code}" for r in stance.reasons))
 
     def observe(self, case: Case, scope: Scope) -> None:
@@ -89,12 +96,12 @@ class Lookout:
             key=_key(case.identity),
             tenant=case.identity.tenant,
             time=time(),
-            prompt=newest(request),
+            prompt="" if request.messages and request.messages[-1].role == "tool" else newest(request),
             answer_tokens=tokens * change.answer // max(1, said),
             reasoning_tokens=tokens * min(change.left, change.came) // max(1, said),
             logprob_floats=change.numbers,
             flags=conduct(request),
-            sampling=hash((request.temperature, request.top_p, request.top_k, request.seed)),
+            sampling=crc32(repr((request.temperature, request.top_p, request.top_k, request.seed)).encode()),
             links={kind: self.watch.keyed(kind, value) for kind in self._links if (value := _trait(kind, scope))},
         )
 
@@ -104,7 +111,7 @@ class Lookout:
 
 
 def newest(request: Request) -> str:
-    """The newest text of the user. The watch looks at its beginning and at its length."""
+    """The newest text of the user. In the steps of a tool call it is the same; then nothing new was asked."""
     for message in reversed(request.messages):
         if message.role == "user":
             return "".join(part for part in message.parts if isinstance(part, str))
@@ -112,8 +119,11 @@ def newest(request: Request) -> str:
 
 
 def conduct(request: Request) -> int:
-    """What a request itself shows; what its wording, and the one before it, show is for the watch to see."""
+    """What a request itself shows; what its newest text and the request before it show, the watch sees."""
     flags = Flag(0)
+    for message in (*request.messages[:EARLIER], *request.messages[-EARLIER:]):
+        if message.role in ("system", "developer", "user"):  # instructions may stand anywhere
+            flags |= wording("".join(part for part in message.parts if isinstance(part, str)))
     if request.logprobs:
         flags |= Flag.LOGPROBS
     if request.bias:
@@ -195,11 +205,13 @@ class Notes:
         self._reader, self._most = Reader(secret), settings.log_megabytes * MEGABYTE
         self._queue: SimpleQueue[tuple[Seen, int, str] | None] = SimpleQueue()
         self._thread: Thread | None = None
-        try:
-            self._file = settings.log.open("ab")
+        try:  # nobody else reads who asked when; unbuffered, so that lines of several processes stay whole
+            handle = os.open(settings.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.fdopen(handle, "ab", buffering=0)
         except OSError as error:
             raise RunError(f"The detection's log '{settings.log}' cannot be written: {error.strerror}.") from None
-        self._size = self._file.tell()
+        self.missing = 0  # requests that are not in it
+        self._problem = ""
 
     def start(self) -> None:
         """Start the thread."""
@@ -216,25 +228,31 @@ class Notes:
 
     def put(self, seen: Seen, group: str) -> None:
         """Write a request down, unless too many wait."""
-        if self._queue.qsize() < WAITING:
+        if self._queue.qsize() >= WAITING:
+            self.missing += 1
+        else:
             short = msgspec.structs.replace(seen, prompt=seen.prompt[:CHARACTERS])
             self._queue.put((short, len(seen.prompt), group))
 
     def _work(self) -> None:
         while (noted := self._queue.get()) is not None:
             try:
-                self._write(*noted)
+                problem = self._write(*noted)
             except OSError as error:
-                log.error("The detection's log cannot be written: %s", error.strerror)
-                return
+                problem = f"it cannot be written: {error.strerror}"
+            self.missing += bool(problem)
+            if problem and problem != self._problem:
+                log.error("The detection's log misses requests: %s.", problem)
+            self._problem = problem
 
-    def _write(self, seen: Seen, length: int, group: str) -> None:
+    def _write(self, seen: Seen, length: int, group: str) -> str:
+        """Write a line; return why it was not written, "" if it was."""
         line: dict[str, Any] = msgspec.structs.asdict(seen) | {"group": group or "all"}
         prompt = line.pop("prompt")
         line["features"] = self._reader.read(prompt, length)
         line["flags"] = int(seen.flags | wording(prompt))
         data = msgspec.json.encode(line) + b"\n"
-        self._size += len(data)
-        if self._size <= self._most:
-            self._file.write(data)
-            self._file.flush()
+        if os.fstat(self._file.fileno()).st_size + len(data) > self._most:
+            return "it has reached its size"
+        self._file.write(data)
+        return ""

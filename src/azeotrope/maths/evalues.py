@@ -11,7 +11,8 @@ e-detector   M_t = (k_t M_(t-1) + 1) L_t, M_0 = 0 (Shiryaev-Roberts; Shin, Ramda
 
 Both are averaged over a fixed grid of stakes, which keeps the guarantees. k_t in [0, 1] forgets: as it is known
 before x_t is, it only makes M and W smaller. With c_t = k_t c_(t-1) + 1 (the observations that are not forgotten)
-E[M_t] ≤ c_t, so that M_t / c_t is an e-value at every fixed t. It is not one at the time at which it is largest.
+E[M_t] ≤ c_t where no k depends on the x's, so that M_t / c_t is then an e-value at every fixed t. It is not one at
+the time at which it is largest, nor where forgetting follows what was seen.
 
 Benign samples instead of a model: `soft_rank`, a conformal e-value (Balinsky and Balinsky 2024; Ren and Barber,
 2023).

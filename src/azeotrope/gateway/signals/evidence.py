@@ -4,8 +4,9 @@ Every signal gives an e-value (mean at most 1 for benign traffic): A, B, C, D, F
 Signals look at the same requests, so e-values are averaged, never multiplied. Before that each is capped at `CAP`
 times the second-largest *family's* e-value, and the score is 0 where that is below `FLOOR`: however loud, one
 family alone moves nothing. Capping only makes e-values smaller, so the score is still one, as far as each of them
-is: A to D and F for the largest score of a day, E at any fixed request. When the ladder rises is not left to
-Markov's inequality, which is loose, but measured (`fit`).
+is: A and F for the largest score of a day, B to D for that of one size class (a day passes through several), E at
+any fixed request if gaps do not depend on conduct. None of this is leant on: when the ladder rises is measured on
+benign days (`fit`).
 
 Families: volume (A), template (B), content (C and D, which read the same words), conduct (E), linkage (F).
 """

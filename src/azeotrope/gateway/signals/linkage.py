@@ -9,7 +9,7 @@ clusters are taken anew from what is left (union-find).
 
 Memory. Up to 65,536 items, the least recently shown forgotten first, each with its last 16 tenants; 32,768 pairs;
 two Bloom filters of 512 KB that tell a tenant's first showing in a period; a count-min of 1 MB that keeps
-templates that never recur from becoming items. About 60 MB in all, whatever comes.
+templates that never recur from becoming items. About 85 MB in all, whatever comes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ EDGE: Final = 5  # masked words at either end that make a key of their own
 KEYS: Final = BANDS + 2
 TELLING: Final = (0, BANDS // 2, BANDS, BANDS + 1)  # keys enough to recognize a template: two bands, both ends
 DIMENSIONS: Final = 128
-CACHED: Final = 1 << 16  # words whose hash is kept: about 12 MB
+CACHED: Final = 1 << 16  # words whose hash is kept, of at most `SHORT` characters: below 16 MB
+SHORT: Final = 24
 
 # Addresses, quotations, numbers, single characters of scripts that do not write spaces, words.
 _TOKENS: Final = re.compile(
@@ -139,7 +140,9 @@ class Reader:
         for token in tokens:
             number = known.get(token)
             if number is None:
-                number = known[token] = self._digest(token)
+                number = self._digest(token)
+                if len(token) <= SHORT:
+                    known[token] = number
             found.append(number)
         return np.array(found, dtype=np.uint64)
 

@@ -18,7 +18,7 @@ class WatchSettings(Settings):
 
     Bytes: a key and a tenant each take `bank.ROW_BYTES` (4.1 KB) in the worker and about 1 KB inline, so the
     default of 100,000 keys and 20,000 tenants is bounded by about 640 MB; pages of keys that never came are not
-    touched. The queue holds at most 2,048 characters of a prompt: 16 MB when the default is full.
+    touched. The queue holds at most 2,048 characters of a prompt: 16 to 33 MB when the default is full.
     """
 
     keys: int = Field(default=100_000, ge=8, description="keys that are remembered at a time")

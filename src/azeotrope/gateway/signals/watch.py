@@ -3,7 +3,7 @@
     watch = Watch(settings, load(path), secret=secret)
     watch.start()                       # the worker thread
     ...
-    stance = watch.stance(key)          # before answering: a few lookups
+    stance = watch.stance(key, tenant_name=tenant)  # before answering: a few lookups
     watch.observe(Seen(...))            # after answering: signals A and E inline, the rest handed to the worker
 
 Threads. One thread (the event loop) calls `observe`; any may call `stance` and `snapshot`. Prompts are read in the
@@ -147,7 +147,7 @@ class Watch:
         cluster = None if exempt else self._analyst.clusters.get(owner)
         flags = seen.flags | wording(seen.prompt)
         if seen.prompt or seen.features is not None:
-            body = hash(seen.prompt[:CHARACTERS]) if seen.features is None else seen.features.body
+            body = hash(seen.prompt) if seen.features is None else seen.features.body
             if body == key.last:
                 flags |= Flag.RESAMPLE if seen.sampling == key.sampling else Flag.RESAMPLE | Flag.SWEEP
             key.last, key.sampling = body, seen.sampling
@@ -169,16 +169,20 @@ class Watch:
         else:
             self._queue.put(task)
 
-    def stance(self, key: str, now: float | None = None) -> Stance:
-        """Return the stance for the next request of a key: the highest of key, tenant and cluster."""
+    def stance(self, key: str, now: float | None = None, tenant_name: str = "") -> Stance:
+        """Return the stance for the next request of a key: the highest of key, tenant and cluster.
+
+        `tenant_name` is whose key it is: a key that was never seen, or is forgotten, has the stance of its tenant.
+        """
         gauge = self._keys.get(key[:NAME_LIMIT])
-        if gauge is None or self._rules is None:
+        owner = tenant_name[:NAME_LIMIT] or (gauge.tenant if gauge is not None else "")
+        if self._rules is None or not owner:
             return Stance()
         now = self._clock() if now is None else now
-        tenant = self._tenants.get(gauge.tenant)
+        tenant = self._tenants.get(owner)
         if tenant is not None and (profile := self._exempt(tenant, now)) is not None:
             return Stance(0, (Reason(EXEMPT, "tenant", f"declared batch work until {profile.until:.0f}", 0.0),))
-        subjects = (gauge, tenant, self._analyst.clusters.get(gauge.tenant))
+        subjects = (gauge, tenant, self._analyst.clusters.get(owner))
         raised = [subject for subject in subjects if subject is not None and subject.rungs is not GROUND]
         if not raised:
             return Stance()

@@ -1,0 +1,1 @@
+"""Servers that the gateway benchmark starts."""
