@@ -271,7 +271,8 @@ def test_nothing_to_restore_is_inconclusive() -> None:
     found = trial({"rule": "restored", "arm": "ads(lam=0.1"})
     (verdict,), _ = verdicts(found, {**STUDENTS, "ads(lam=0.1": 0.9}, TEACHERS)
     assert verdict.verdict == INCONCLUSIVE
-    assert "nothing to restore" in verdict.reason
+    assert "nothing to restore: the passive student lost 0.0 points [0.0, 0.0]" in verdict.reason
+    assert "a loss of 0.0 would have been found" in verdict.reason
 
 
 def test_the_base_that_was_the_surrogate() -> None:

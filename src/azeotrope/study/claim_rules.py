@@ -251,10 +251,9 @@ def _restored(rule: Restored, scene: Scene) -> Ground:
             gain = scene.leak(arm, attack, rule.metric, per_unit) - passive
             values[attack, per_unit] = gain - rule.share * (clean - passive)
         values["", per_unit] = clean - passive
-    if not stats.from_replicates(values["", False], n=0, n_seeds=0).low > 0:
-        lost = 100 * float(values["", False][0])
-        told = f"lost {lost:.1f} points, which may be chance" if lost > 0 else f"gained {-lost:.1f} points"
-        return Ground([Effect("loss", problem=f"nothing to restore: the passive student {told}")])
+    lost = stats.from_replicates(values["", False], n=0, n_seeds=0)
+    if not lost.low > 0:
+        return Ground([Effect("loss", problem=_no_loss(lost, values["", True]))])
     names = sorted({attack for attack, _ in values if attack})
     best = max(names, key=lambda attack: float(values[attack, False][0]))
     loss = values["", False]
@@ -265,6 +264,16 @@ def _restored(rule: Restored, scene: Scene) -> Ground:
     )
     effects = [Effect(a, values[a, False], values[a, True], margin=0.0) for a in names]
     return Ground(effects, every=False, conditions=[(said, True)])
+
+
+def _no_loss(lost: stats.Difference, units: Floats) -> str:
+    """Why there is nothing to restore, and which loss would have been found."""
+    found = stats.minimum_detectable(float(np.std(units, ddof=1)) if len(units) > 1 else np.nan, len(units))
+    power = f"; a loss of {100 * found:.1f} would have been found" if np.isfinite(found) else ""
+    return (
+        f"nothing to restore: the passive student lost {100 * lost.difference:.1f} points "
+        f"[{100 * lost.low:.1f}, {100 * lost.high:.1f}], which may be chance{power}"
+    )
 
 
 def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:
