@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import aiohttp
+import upstream
 
 TARGET = os.environ.get("PASSTHROUGH_TARGET", "")
 _sessions: list[aiohttp.ClientSession] = []
@@ -18,12 +19,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if not _sessions:
         connector = aiohttp.TCPConnector(limit=1000)
         _sessions.append(aiohttp.ClientSession(connector=connector, auto_decompress=False))
-    data = b""
-    while True:
-        message = await receive()
-        data += message.get("body", b"")
-        if not message.get("more_body"):
-            break
+    data = await upstream.read(receive)
     async with _sessions[0].request(
         scope["method"], TARGET + scope["path"], data=data, headers={"content-type": "application/json"}
     ) as reply:

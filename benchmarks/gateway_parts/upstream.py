@@ -43,6 +43,16 @@ def body(count: int) -> bytes:
     return json.dumps({**HEAD, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
 
 
+async def read(receive: Any) -> bytes:
+    """The body of a request."""
+    data = b""
+    while True:
+        message = await receive()
+        data += message.get("body", b"")
+        if not message.get("more_body"):
+            return data
+
+
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """ASGI."""
     if scope["type"] != "http":
@@ -51,13 +61,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": JSON})
         await send({"type": "http.response.body", "body": b"{}"})
         return
-    data = b""
-    while True:
-        message = await receive()
-        data += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    asked = json.loads(data)
+    asked = json.loads(await read(receive))
     count = asked.get("max_tokens") or 64
     if asked.get("seed"):
         await asyncio.sleep(asked["seed"] / 1000)

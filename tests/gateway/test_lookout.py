@@ -139,6 +139,12 @@ def test_what_a_request_shows() -> None:
     user = {"role": "user", "content": "What?"}
     assert conduct(read(messages=[system, user])) == Flag.ELICITS, "instructions may stand anywhere"
     assert conduct(read(messages=[user, {"role": "assistant", "content": "your chain of thought"}, user])) == 0
+    asked = {"role": "user", "content": "Write out your chain of thought."}
+    call = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "x"}
+    assert conduct(read(messages=[asked])) == 0, "the newest text is for the watch"
+    assert conduct(read(messages=[asked, call, result])) == 0, "a step asks nothing new"
+    assert conduct(read(messages=[asked, call, result, user])) == Flag.ELICITS
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert newest(read(messages=[*parts, {"role": "assistant", "content": "c"}])) == "ab"
 

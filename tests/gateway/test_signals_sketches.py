@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azeotrope.maths.cells import coverage_z, directions, divergence, entropy, expected_coverage
+from azeotrope.maths.cells import coverage_z, directions, expected_coverage
 from azeotrope.maths.mmd import Fourier, mmd2, reference
 from azeotrope.maths.sketches import (
     CountMin,
@@ -99,14 +99,6 @@ def test_a_period_set_forgets_at_the_end_of_its_period_only(words: list[int]) ->
     assert not any(seen.add(word, 299.9) for word in words)
     if words:
         assert seen.add(words[0], 300.0)
-
-
-def test_entropy_and_divergence_closed_forms() -> None:
-    assert entropy(np.full(8, 5.0)) == pytest.approx(np.log(8) + 7 / 80)
-    assert entropy(np.zeros(4)) == 0
-    profile = np.array([0.5, 0.25, 0.25])
-    assert divergence(profile * 12, profile) == pytest.approx(0)
-    assert divergence(np.array([0.0, 3.0, 0.0]), profile) == pytest.approx(np.log(4))
 
 
 def test_coverage_matches_draws() -> None:

@@ -31,13 +31,13 @@ from azeotrope.gateway.signals.prompts import CHARACTERS, Reader
 from azeotrope.gateway.signals.reasons import Alarm
 from azeotrope.gateway.signals.seen import Flag, Seen
 from azeotrope.gateway.signals.watch import Snapshot, Watch
-from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.request import Message, Request
 
 if TYPE_CHECKING:
     from azeotrope.gateway.case import Case
 
 LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
-EARLIER: Final = 4  # messages at either end of a conversation whose wording is looked at
+EARLIER: Final = 4  # texts at either end of a conversation whose wording is looked at
 WAITING: Final = 4096  # requests that may wait to be written down
 
 
@@ -96,7 +96,7 @@ class Lookout:
             key=_key(case.identity),
             tenant=case.identity.tenant,
             time=time(),
-            prompt="" if request.messages and request.messages[-1].role == "tool" else newest(request),
+            prompt="" if _step(request) else newest(request),
             answer_tokens=tokens * change.answer // max(1, said),
             reasoning_tokens=tokens * min(change.left, change.came) // max(1, said),
             logprob_floats=change.numbers,
@@ -111,19 +111,16 @@ class Lookout:
 
 
 def newest(request: Request) -> str:
-    """The newest text of the user. In the steps of a tool call it is the same; then nothing new was asked."""
+    """The newest text of the user."""
     for message in reversed(request.messages):
         if message.role == "user":
-            return "".join(part for part in message.parts if isinstance(part, str))
+            return _words(message)
     return request.prompt
 
 
 def conduct(request: Request) -> int:
     """What a request itself shows; what its newest text and the request before it show, the watch sees."""
-    flags = Flag(0)
-    for message in (*request.messages[:EARLIER], *request.messages[-EARLIER:]):
-        if message.role in ("system", "developer", "user"):  # instructions may stand anywhere
-            flags |= wording("".join(part for part in message.parts if isinstance(part, str)))
+    flags = Flag(0) if _step(request) else _instructions(request)
     if request.logprobs:
         flags |= Flag.LOGPROBS
     if request.bias:
@@ -133,6 +130,25 @@ def conduct(request: Request) -> int:
     if len(request.messages) == 1 and not request.tools and (request.max_tokens or 0) >= LONG:
         flags |= Flag.BARE
     return int(flags)
+
+
+def _step(request: Request) -> bool:
+    """Whether a request only brings a tool's result: then nobody asked anything new."""
+    return bool(request.messages) and request.messages[-1].role == "tool"
+
+
+def _instructions(request: Request) -> Flag:
+    """What is worded anywhere but in the newest text, which the watch reads itself."""
+    places = [n for n, m in enumerate(request.messages) if m.role in ("system", "developer", "user")]
+    newest_at = max((n for n in places if request.messages[n].role == "user"), default=-1)
+    flags = Flag(0)
+    for place in sorted({*places[:EARLIER], *places[-EARLIER:]} - {newest_at}):
+        flags |= wording(_words(request.messages[place]))
+    return flags
+
+
+def _words(message: Message) -> str:
+    return "".join(part for part in message.parts if isinstance(part, str))
 
 
 def _key(identity: Identity) -> str:

@@ -1,4 +1,4 @@
-"""Prompts as draws from cells: entropy, divergence, and how much of the space a sample covers.
+"""Prompts as draws from cells: how much of the space a sample covers.
 
 Coverage of n draws from q is C_n = number of cells hit; E C_n = Σ_j [1 - (1 - q_j)^n]. Hits of different cells are
 negatively associated, so Var C_n ≤ Σ_j (1 - q_j)^n (1 - (1 - q_j)^n), and z = (C - E C_n) / sqrt(that) errs
@@ -13,25 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-
-def entropy(counts: Floats) -> float:
-    """Miller-Madow entropy in nats: -Σ p log p + (m - 1) / (2n), m the cells in use; 0 for an empty sample."""
-    used = counts[counts > 0]
-    n = float(used.sum())
-    if n <= 0:
-        return 0.0
-    p = used / n
-    return float(-(p * np.log(p)).sum() + (len(used) - 1) / (2 * n))
-
-
-def divergence(counts: Floats, profile: Floats) -> float:
-    """KL(p‖q) in nats of the sample's shares p from the profile q, which must be positive wherever p is."""
-    used = counts > 0
-    if not used.any():
-        return 0.0
-    p = counts[used] / counts.sum()
-    return float((p * np.log(p / profile[used])).sum())
 
 
 def expected_coverage(profile: Floats, n: float) -> tuple[float, float]:

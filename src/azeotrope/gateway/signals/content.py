@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from azeotrope.gateway.signals.bank import Memory
 from azeotrope.gateway.signals.imprint import CELLS, DEPTH, PER_PROMPT, TEMPLATES, VIEWS, WAVES, WIDTH
-from azeotrope.maths.cells import coverage_z, divergence, entropy
+from azeotrope.maths.cells import coverage_z
 from azeotrope.maths.mmd import mmd2
 from azeotrope.maths.sketches import distinct, second_moment
 
@@ -89,12 +89,6 @@ def shared_templates(memories: Sequence[Memory]) -> float:
     cosines = np.clip(products / (sizes[:, :, None] * sizes[:, None, :]), 0.0, 1.0).max(axis=0)
     pairs = np.triu_indices(len(memories), 1)
     return float(cosines[pairs].mean()) if len(pairs[0]) else 0.0
-
-
-def shape(memory: Memory, profile: Profile) -> tuple[float, float]:
-    """Return the entropy of a memory's cells (Miller-Madow, nats) and KL(p‖q) from the profile."""
-    counts = memory.sums[CELLS].astype(np.float64)
-    return entropy(counts), divergence(counts, profile.shares)
 
 
 def _tables(memory: Memory) -> NDArray[np.float32]:

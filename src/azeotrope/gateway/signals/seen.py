@@ -12,7 +12,7 @@ NAME_LIMIT = 256  # characters of the name of a key or tenant that are kept
 
 
 class Flag(IntFlag):
-    """What makes a request look like harvesting. The first two come from the wording, the server sets the rest."""
+    """What makes a request look like harvesting. The first two come from the wording, the last from logs."""
 
     ELICITS = 1  # asks for the hidden reasoning in so many words
     STEPS = 2  # asks for a step-by-step answer; ordinary users do, too
