@@ -177,7 +177,9 @@ def _gateway(stack: ExitStack, folder: Path, mock: str) -> Server:
     from azeotrope.gateway.signals.calibration import save
     from azeotrope.gateway.signals.simulate.trial import QUICK_ALPHA, QUICK_SIZES, calibrate
 
-    save(calibrate(sizes=QUICK_SIZES, alpha=QUICK_ALPHA), folder / "calibration.json")
+    secret = secrets.token_hex(32)
+    made = calibrate(sizes=QUICK_SIZES, alpha=QUICK_ALPHA, secret=secret.encode())
+    save(made, folder / "calibration.json")
     (folder / "policy.yaml").write_text(POLICY)
     number = port()
     generous = {"requests_per_minute": 10**8, "tokens_per_minute": 10**11, "concurrent": 10**5}
@@ -190,10 +192,12 @@ def _gateway(stack: ExitStack, folder: Path, mock: str) -> Server:
     (folder / "server.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-c", "from azeotrope.cli import main; main()"]
     key = [*command, "keys", "create", "--tenant", "bench", "--folder", str(folder / "ledger"), "--json"]
-    made = json.loads(subprocess.run(key, capture_output=True, check=True, text=True).stdout)
-    pid = stack.enter_context(process([*command, "serve", "-c", str(folder / "server.yaml")], folder))
+    shown = json.loads(subprocess.run(key, capture_output=True, check=True, text=True).stdout)
+    pid = stack.enter_context(
+        process([*command, "serve", "-c", str(folder / "server.yaml")], folder, AZEOTROPE_SIGNALS_SECRET=secret)
+    )
     return Server(
-        "azeotrope", f"http://127.0.0.1:{number}", pid, headers={"Authorization": f"Bearer {made['key']}"}
+        "azeotrope", f"http://127.0.0.1:{number}", pid, headers={"Authorization": f"Bearer {shown['key']}"}
     )
 
 
