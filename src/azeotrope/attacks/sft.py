@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -28,6 +28,9 @@ from azeotrope.models.attention import fast_attention
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import IGNORE, completions, labeled_logits, nll, pad_batch
 from azeotrope.models.lm import LM
+from azeotrope.models.precision import native_bfloat16
+
+SLICE_ROWS = 8  # rows of like length that go through a model together on a CPU
 
 
 class Row(NamedTuple):
@@ -63,7 +66,10 @@ class SFT(StudentAttack):
     max_length: int = Field(default=512, ge=8, description="tokens; longer examples are cut")
     lora_rank: int = Field(default=0, ge=0, description="0 trains all weights")
     lora_alpha: int = Field(default=128, ge=1)
-    bfloat16: bool = Field(default=True, description="train in bfloat16 autocast (weights stay float32)")
+    bfloat16: bool = Field(
+        default=True,
+        description="train in bfloat16 autocast where the machine computes in it (weights stay float32)",
+    )
     curve_points: int = Field(default=6, ge=0, description="holdout-loss measurements during training")
 
     def train(self, bases: Sequence[LM], release: Release, run: AttackRun) -> Outcome:
@@ -149,7 +155,7 @@ class SFT(StudentAttack):
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             use_cpu=cpu,
-            bf16=self.bfloat16,
+            bf16=self.bfloat16 and native_bfloat16(),
             optim="adamw_torch",
             seed=seed,
             data_seed=seed,
@@ -167,21 +173,41 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         labels_BT = inputs["labels"]
         keep_BT = labels_BT[:, 1:] != IGNORE
-        with labeled_logits(self.head, labels_BT):
-            out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logits_NV = _logits(model, self.head, inputs).float()
         labels_N = labels_BT[:, 1:][keep_BT]
         weights_B = inputs.get("weights")
         if self.guide is not None:
             rows_N = torch.arange(len(labels_BT))[:, None].expand_as(keep_BT)[keep_BT]
-            known = inputs.get("known", out.logits[:, :0])
+            known = inputs.get("known", logits_NV[:0])
             target = Target(known, inputs.get("ids"), rows_N, inputs["own"], inputs["index"])
-            loss = self.guide.loss(out.logits.float(), labels_N, target)
+            loss = self.guide.loss(logits_NV, labels_N, target)
         elif weights_B is None:
-            loss = cross_entropy(out.logits.float(), labels_N)
+            loss = cross_entropy(logits_NV, labels_N)
         else:
-            loss_N = cross_entropy(out.logits.float(), labels_N, reduction="none")
+            loss_N = cross_entropy(logits_NV, labels_N, reduction="none")
             loss = (loss_N * weights_B[:, None].expand_as(keep_BT)[keep_BT]).mean()
-        return (loss, out) if return_outputs else loss
+        return (loss, {"logits": logits_NV}) if return_outputs else loss
+
+
+def _logits(model: Any, head: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Logits [N, V] that predict the N labeled tokens, row after row.
+
+    On a CPU, rows of like length go through the model together, so that little of what is computed is padding.
+    """
+    labels_BT, mask_BT = inputs["labels"], inputs["attention_mask"]
+    whole = labels_BT.device.type != "cpu" or len(labels_BT) < 2 * SLICE_ROWS
+    order_B = mask_BT.sum(1).argsort(descending=True, stable=True)
+    parts = []
+    for rows in [slice(None)] if whole else order_B.split(SLICE_ROWS):
+        mask_RT = mask_BT[rows]
+        longest = mask_BT.shape[1] if whole else int(mask_RT.sum(1).max())
+        with labeled_logits(head, labels_BT[rows, :longest]):
+            parts.append(model(input_ids=inputs["input_ids"][rows, :longest], attention_mask=mask_RT[:, :longest]).logits)
+    if whole:
+        return cast(torch.Tensor, parts[0])
+    counts_B = (labels_BT[:, 1:] != IGNORE).sum(1)
+    rows_N = order_B.repeat_interleave(counts_B[order_B])
+    return torch.cat(parts)[rows_N.argsort(stable=True)]
 
 
 class _Renewal(TrainerCallback):  # type: ignore[misc]

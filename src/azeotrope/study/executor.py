@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from azeotrope.core.errors import RunError
-from azeotrope.study.plan import Step
+from azeotrope.study.plan import Step, remaining
 from azeotrope.study.progress import Progress
 from azeotrope.study.specs import Stages
 from azeotrope.study.store import Store
@@ -53,7 +53,7 @@ def execute(
     naming the step (its trace goes to `folder`/error.txt), and finished steps stay. KeyboardInterrupt passes
     through after the workers have stopped.
     """
-    todo = [step for step in steps if not store.done(step.stage, step.id)]
+    todo = remaining(steps, store)
     if not todo:
         return
     if workers <= 0:

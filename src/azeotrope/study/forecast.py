@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from azeotrope.models.endpoint_settings import is_endpoint
-from azeotrope.study.plan import Plan, Step
+from azeotrope.study.plan import Plan, Step, remaining
 from azeotrope.study.specs import STAGES, Spec
 from azeotrope.study.store import Store
 
@@ -99,9 +99,10 @@ def forecast(plan: Plan, store: Store, workers: int = 1) -> Forecast:
     groups: dict[tuple[str, ...], list[Step]] = {}
     for step in plan.work:
         groups.setdefault((step.stage, step.task, step.arm, step.attack, step.student), []).append(step)
+    left = {step.id for step in remaining(plan.work, store)}
     lines, missing = [], []
     for (stage, task, arm, attack, student), steps in groups.items():
-        todo = [step for step in steps if not store.done(step.stage, step.id)]
+        todo = [step for step in steps if step.id in left]
         missing += [step.spec for step in todo]
         lines.append(
             Line(

@@ -24,6 +24,7 @@ from azeotrope.study.specs import (
     Stages,
     UndistilledSpec,
 )
+from azeotrope.study.store import Store
 from azeotrope.study.vocabulary import UNDEFENDED
 
 ID_LENGTH = 20  # hexadecimal digits: 80 bits
@@ -110,6 +111,15 @@ def step_id(
         {"stage": stage, "version": version, "spec": identity, "inputs": dict(inputs), "needs": list(needs)},
         ID_LENGTH,
     )
+
+
+def remaining(steps: Sequence[Step], store: Store) -> list[Step]:
+    """The steps that are not stored, and those whose texts these need and the store does not hold, in order."""
+    missing = [step for step in steps if not store.done(step.stage, step.id)]
+    needed = {need for step in missing for need in step.needs}
+    ids = {step.id for step in missing}
+    ids |= {step.id for step in steps if step.id in needed and not store.whole(step.stage, step.id)}
+    return [step for step in steps if step.id in ids]
 
 
 def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> Step:

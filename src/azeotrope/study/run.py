@@ -22,7 +22,7 @@ from azeotrope.study.gains import gains_table
 from azeotrope.study.governance import governance_table
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
 from azeotrope.study.matrix import matrix_table
-from azeotrope.study.plan import Plan, make_plan
+from azeotrope.study.plan import Plan, make_plan, remaining
 from azeotrope.study.progress import Progress
 from azeotrope.study.recovery import recovery_table
 from azeotrope.study.specs import STAGES, Stages
@@ -121,7 +121,7 @@ def _run(
 def _execute(
     plan: Plan, store: Store, stages: Stages, workers: int, threads: int, console: Console, folder: Path
 ) -> None:
-    todo = [step for step in plan.work if not store.done(step.stage, step.id)]
+    todo = remaining(plan.work, store)
     if len(todo) < len(plan.work):
         console.print(
             f"{len(plan.work) - len(todo)} of {len(plan.work)} steps are stored already.", highlight=False

@@ -22,6 +22,7 @@ from azeotrope.defenses.base import assemble
 from azeotrope.models.endpoint import is_endpoint, parse_ref
 from azeotrope.models.learnable import check_rank
 from azeotrope.models.lm import check_pair, family_members, load, outline, revision
+from azeotrope.models.precision import native_bfloat16
 from azeotrope.models.scoring import checking
 from azeotrope.models.teacher import Teacher, check_defenses, since
 from azeotrope.study.asking import HOLDOUT_TRACES, questionnaire
@@ -189,6 +190,7 @@ class ModelStages:
             "queries": outcome.queries,
             "query_tokens": outcome.query_tokens,
             "own_tokens": outcome.own_tokens,
+            "bfloat16": native_bfloat16(),
             **service.ledger,
             **outcome.notes,
         }

@@ -5,7 +5,8 @@
 <runs>/steps/.tmp/           steps in the making; leftovers of killed runs are removed
 <runs>/<name>/               study.yaml, the result tables, manifest.json (written last)
 ```
-A step is written in `.tmp`, synced, and renamed: a folder under `steps/<stage>` with a `done.json` is whole.
+A step is written in `.tmp`, synced, and renamed: a folder under `steps/<stage>` with a `done.json` is done. One that
+was restored from an archive holds what was measured, but not the texts (`Store.whole`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ LOCK = ".lock"
 class Store:
     """The step store under a runs root."""
 
+    MEASURED_ONLY = "measured_only"  # a file in the folder of a step without its texts
+
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.steps = self.root / "steps"
@@ -43,6 +46,10 @@ class Store:
         """Whether the step is finished (its folder has a done.json)."""
         return (self.folder(stage, step_id) / DONE).is_file()
 
+    def whole(self, stage: str, step_id: str) -> bool:
+        """Whether the step is finished and its texts are here, for steps that read them."""
+        return self.done(stage, step_id) and not (self.folder(stage, step_id) / self.MEASURED_ONLY).exists()
+
     def begin(self, stage: str, step_id: str) -> Path:
         """Return a new, empty temporary folder for a step; its name ends in the process id."""
         folder = self.steps / ".tmp" / f"{stage}-{step_id}.{os.getpid()}"
@@ -51,20 +58,24 @@ class Store:
             folder.mkdir(parents=True)
         return folder
 
-    def finish(self, temporary: Path, stage: str, step_id: str, record: Mapping[str, Any]) -> None:
+    def finish(
+        self, temporary: Path, stage: str, step_id: str, record: Mapping[str, Any], *, measured_only: bool = False
+    ) -> None:
         """Write done.json, sync everything, and move the folder to its place.
 
-        An unfinished folder in the way is replaced. If another process finished the same step first, its
-        result stays (the two are equal by construction) and ours is dropped.
+        An unfinished folder in the way is replaced, and so is one without its texts. If another process finished
+        the same step first, its result stays (the two are equal by construction) and ours is dropped.
         """
         final = self.folder(stage, step_id)
         with disk(final):
+            if measured_only:
+                (temporary / self.MEASURED_ONLY).touch()
             write_json(temporary / DONE, record)
             for path in sorted(temporary.rglob("*")):
                 if path.is_file():
                     _sync(path)
             final.parent.mkdir(parents=True, exist_ok=True)
-            if final.exists() and not self.done(stage, step_id):
+            if final.exists() and not (self.done(stage, step_id) if measured_only else self.whole(stage, step_id)):
                 shutil.rmtree(final)
             try:
                 os.rename(temporary, final)
