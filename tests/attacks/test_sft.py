@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from azeotrope.attacks import sft
 from azeotrope.attacks.base import AttackRun, Outcome, StudentAttack
 from azeotrope.attacks.sft import SFT
 from azeotrope.core.access import Access
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.release import Release
 from azeotrope.core.types import Trace
-from azeotrope.models.gradients import nll
+from azeotrope.models.gradients import IGNORE, completions, nll, pad_batch
 from azeotrope.models.lm import LM
 from tiny import FAMILIES, fresh, toy_traces
 
@@ -252,3 +255,36 @@ def test_a_model_that_cannot_trim_its_logits_learns_the_same() -> None:
         train(lm, lesson(), bfloat16=False)
     for name, value in weights(whole).items():
         torch.testing.assert_close(value, weights(trimming)[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_like_length_go_together(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices change how a batch is computed, not its logits or gradients; none is padded to the longest row."""
+    lm = fresh(family, spread=0.1)
+    texts = ["1 2 3", "4", "5 6 7 8 9 1 2 3", "2 2"] * 6
+    traces = [replace(one, text=text) for one, text in zip(lesson(24), texts, strict=True)]
+    prompts = lm.encode_many([t.prompt for t in traces])
+    batch = pad_batch(list(zip(prompts, completions(lm, traces), strict=True)), lm.pad)
+    inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": batch.labels_BT}
+    targets_N = batch.labels_BT[:, 1:][batch.labels_BT[:, 1:] != IGNORE]
+    shapes: list[torch.Size] = []
+    lm.model.register_forward_pre_hook(
+        lambda _m, _a, given: shapes.append(given["input_ids"].shape), with_kwargs=True
+    )
+    found = []
+    for p in lm.model.parameters():
+        p.requires_grad_(True)
+    for rows in (1000, 4):
+        monkeypatch.setattr(sft, "SLICE_ROWS", rows)
+        lm.model.zero_grad()
+        logits_NV = sft._logits(lm.model, lm.head, inputs)
+        cross_entropy(logits_NV, targets_N).backward()
+        gradients = {n: p.grad.clone() for n, p in lm.model.named_parameters() if p.grad is not None}
+        found.append((logits_NV.detach(), gradients))
+    (whole_NV, slow), (sliced_NV, fast) = found
+    torch.testing.assert_close(sliced_NV, whole_NV, atol=1e-5, rtol=1e-4)
+    assert slow.keys() == fast.keys() != set()
+    for name, gradient in slow.items():
+        torch.testing.assert_close(fast[name], gradient, atol=1e-6, rtol=1e-3)
+    assert [s[0] for s in shapes] == [24] + [4] * 6
+    assert shapes[1][1] == shapes[0][1] > shapes[-1][1]

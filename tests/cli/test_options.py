@@ -22,6 +22,8 @@ OPTIONS = {
     "azeotrope report": ["RUN", "--out", "--open", "--runs", "--json"],
     "azeotrope compare": ["RUN_A", "RUN_B", "--metric", "--runs", "--json"],
     "azeotrope claims": ["TRIAL", "--part", "--dry-run", "--decide", "--set", "--workers", "--runs", "--json"],
+    "azeotrope archive": ["RUN", "--out", "--runs", "--json"],
+    "azeotrope restore": ["ARCHIVES", "--runs", "--json"],
     "azeotrope recommend": ["RUN", "--limit", "--task", "--leakage", "--strict", "--out", "--force", "--runs",
                             "--json"],
     "azeotrope traces": ["--teacher", "--task", "--out", "--n", "--defense", "--temperature", "--seed",

@@ -198,11 +198,12 @@ def _logits(model: Any, head: torch.nn.Module, inputs: Mapping[str, torch.Tensor
     whole = labels_BT.device.type != "cpu" or len(labels_BT) < 2 * SLICE_ROWS
     order_B = mask_BT.sum(1).argsort(descending=True, stable=True)
     parts = []
-    for rows in [slice(None)] if whole else order_B.split(SLICE_ROWS):
+    for rows in [slice(None)] if whole else torch.split(order_B, SLICE_ROWS):
         mask_RT = mask_BT[rows]
         longest = mask_BT.shape[1] if whole else int(mask_RT.sum(1).max())
         with labeled_logits(head, labels_BT[rows, :longest]):
-            parts.append(model(input_ids=inputs["input_ids"][rows, :longest], attention_mask=mask_RT[:, :longest]).logits)
+            out = model(input_ids=inputs["input_ids"][rows, :longest], attention_mask=mask_RT[:, :longest])
+        parts.append(out.logits)
     if whole:
         return cast(torch.Tensor, parts[0])
     counts_B = (labels_BT[:, 1:] != IGNORE).sum(1)

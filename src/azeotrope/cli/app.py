@@ -8,6 +8,7 @@ import typer
 
 from azeotrope import __version__
 from azeotrope.cli import (
+    archive,
     audit,
     catalog,
     claims,
@@ -65,6 +66,8 @@ app.command("status", rich_help_panel=STUDIES)(studies.status_)
 app.command("report", rich_help_panel=STUDIES)(studies.report_)
 app.command("compare", rich_help_panel=STUDIES)(studies.compare_)
 app.command("claims", rich_help_panel=STUDIES)(claims.claims)
+app.command("archive", rich_help_panel=STUDIES)(archive.archive_)
+app.command("restore", rich_help_panel=STUDIES)(archive.restore_)
 app.command("recommend", rich_help_panel=STUDIES)(recommend.recommend)
 app.command("traces", rich_help_panel=SINGLE)(single.traces)
 app.command("attack", rich_help_panel=SINGLE)(single.attack)

@@ -17,5 +17,5 @@ def native_bfloat16() -> bool:
     thirty times slower than in float32.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return any(getattr(torch.cpu, sign, bool)() for sign in _CPU_SIGNS)

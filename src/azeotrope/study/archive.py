@@ -1,4 +1,4 @@
-"""What a run measured, without the texts it was measured on: small enough to commit, enough to decide and to extend.
+"""What a run measured, without the texts it was measured on: small enough to commit, enough to decide and extend.
 
 ```
 <archive>/                    the tables of the run folder, study.yaml, manifest.json
@@ -22,11 +22,20 @@ from typing import Any
 import polars as pl
 
 from azeotrope.core.errors import MissingError, RunError
-from azeotrope.study.store import DONE, Store, disk, read_json, read_parquet, write_bytes, write_json, write_parquet
+from azeotrope.study.run import MANIFEST, STEPS
+from azeotrope.study.store import (
+    DONE,
+    Store,
+    disk,
+    read_json,
+    read_parquet,
+    write_bytes,
+    write_json,
+    write_parquet,
+)
 
 MEASURED = "measured"
 RECORDS = "records.parquet"
-STEPS = "steps.json"
 STEP_FILES_LEFT = frozenset(
     {"traces.parquet", "holdout.parquet", "resample.parquet", "diffs.json", "losses.parquet", "fitted.safetensors"}
 )
@@ -45,12 +54,13 @@ class Restored:
 
 
 def archive(run: Path, out: Path) -> Path:
-    """Write the archive of a finished run, or of a trial (its verdicts alone), as `out`/<name>; replace an old one.
+    """Write the archive of a run, or of a trial (its verdicts alone), as `out`/<name>; replace an old one.
 
-    Raises MissingError if it is not finished, RunError for a damaged step.
+    Of an unfinished run it holds the steps that are stored. Raises MissingError if `run` is none, RunError for a
+    damaged step.
     """
-    if not any((run / name).is_file() for name in ("manifest.json", "claims.json")):
-        raise MissingError(f"'{run}' is not a finished run or trial; finish it first.")
+    if not any((run / name).is_file() for name in (STEPS, "claims.json")):
+        raise MissingError(f"'{run}' is no run or trial; name its folder.")
     target, making = out / run.name, out / f".{run.name}.tmp"
     with disk(making):
         shutil.rmtree(making, ignore_errors=True)
@@ -60,7 +70,8 @@ def archive(run: Path, out: Path) -> Path:
                 shutil.copyfile(path, making / path.name)
     if (run / STEPS).is_file():
         listed = {(step["stage"], step["id"]) for step in read_json(run / STEPS)}
-        _pack(sorted(listed), Store(run.parent), making / MEASURED)
+        store = Store(run.parent)
+        _pack([step for step in sorted(listed) if store.done(*step)], store, making / MEASURED)
     with disk(target):
         shutil.rmtree(target, ignore_errors=True)
         making.rename(target)
@@ -121,7 +132,7 @@ def _pack(steps: Sequence[tuple[str, str]], store: Store, out: Path) -> None:
 
 
 def _records(path: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Stages and JSON texts by step. Raises RunError for anything that is no plain name, or without a done.json."""
+    """Stages and JSON texts by step. Raises RunError for what is no plain name, or without a done.json."""
     stages: dict[str, str] = {}
     texts: dict[str, dict[str, str]] = {}
     for row in _rows(path):
@@ -160,7 +171,7 @@ def _spread(path: Path, making: dict[str, Path]) -> None:
 
 
 def _copy_tables(source: Path, run: Path) -> None:
-    """Make the run folder, where there is none, from the archive's files; its steps are listed as a run lists them."""
+    """Make the run folder, where there is none, from the archive's files, with a list of its steps."""
     if run.exists():
         return
     with disk(run):
@@ -172,5 +183,5 @@ def _copy_tables(source: Path, run: Path) -> None:
     )
     with disk(run):
         files = [path for path in sorted(source.iterdir()) if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == "manifest.json"):  # last: it says "finished"
+        for path in sorted(files, key=lambda path: path.name == MANIFEST):  # last: it says "finished"
             shutil.copyfile(path, run / path.name)

@@ -31,6 +31,7 @@ from azeotrope.study.tables import load_task
 from azeotrope.study.utility import utility_table
 
 MANIFEST = "manifest.json"
+STEPS = "steps.json"
 
 
 class InterruptedRunError(AzeotropeError):
@@ -110,6 +111,9 @@ def _run(
     with run_lock(folder):
         store.clean()
         write_bytes(folder / "study.yaml", dump_study(study).encode())
+        write_json(
+            folder / STEPS, [{"stage": step.stage, "id": step.id, "label": step.label} for step in plan.steps]
+        )
         _execute(plan, store, stages, workers, threads, console, folder)
         write_tables(plan, store, folder, command=command, logit_order=logit_order, started=start)
     console.print(
@@ -167,9 +171,6 @@ def write_tables(
     for name, table in tables.items():
         write_parquet(table, folder / f"{name}.parquet")
     write_json(folder / "diffs.json", differences)
-    write_json(
-        folder / "steps.json", [{"stage": step.stage, "id": step.id, "label": step.label} for step in plan.steps]
-    )
     wall = time.monotonic() - started if started is not None else 0.0
     write_json(
         folder / MANIFEST,

@@ -5,8 +5,8 @@
 <runs>/steps/.tmp/           steps in the making; leftovers of killed runs are removed
 <runs>/<name>/               study.yaml, the result tables, manifest.json (written last)
 ```
-A step is written in `.tmp`, synced, and renamed: a folder under `steps/<stage>` with a `done.json` is done. One that
-was restored from an archive holds what was measured, but not the texts (`Store.whole`).
+A step is written in `.tmp`, synced, and renamed: a folder under `steps/<stage>` with a `done.json` is done. One
+that was restored from an archive holds what was measured, but not the texts (`Store.whole`).
 """
 
 from __future__ import annotations
