@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from math import ceil
 from time import perf_counter
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
 from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings, UpstreamSettings
+from azeotrope.gateway.status.site import open_site
 from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
@@ -59,6 +60,8 @@ class Gateway:
         policy.accept(self._servable)
         self.active = 0
         self.draining = False
+        self.over: list[Callable[[Case], None]] = [lambda case: case.count(self.metrics)]  # told of every case
+        self.site = open_site(self)
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         """ASGI."""
@@ -138,6 +141,8 @@ class Gateway:
             await http.reply(send, 200, self.metrics.page(), kind)
         elif path == "/v1/models":
             await self._models(scope, send)
+        elif self.site is not None and self.site.owns(path):
+            await self.site.answer(scope, send)
         else:
             await self._missing(send, path)
 
@@ -179,11 +184,19 @@ class Gateway:
             case.status = case.status or STOPPED
             self.active -= 1
             self.metrics.active.set(self.active)
-            case.count(self.metrics)
+            self._told(case)
             if log.isEnabledFor(logging.INFO):
                 log.info("request", extra={"facts": case.facts()})
             self.desk.observe(case, scope)
             await self._leftover(case)
+
+    def _told(self, case: Case) -> None:
+        """Tell everybody who keeps numbers that a request is over."""
+        for tell in self.over:
+            try:
+                tell(case)
+            except Exception:  # what was answered is answered
+                log.exception("Request %s is not counted.", case.id)
 
     async def _serve(
         self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
@@ -202,9 +215,10 @@ class Gateway:
             digest.update(data)
             case.prompt_digest = digest.hexdigest()
         case.request = request = case.outward.read(data)
-        upstream, served = self._model(request, case.identity)
-        level, case.reasons = self.desk.level(case.identity, policy.failing)
-        case.decision = decision = policy.decide(_facts(request, case.identity, level))
+        case.upstream, served = self._model(request, case.identity)
+        upstream = self._upstreams[case.upstream]
+        case.level, case.reasons = self.desk.level(case.identity, policy.failing)
+        case.decision = decision = policy.decide(_facts(request, case.identity, case.level))
         _allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
         estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
@@ -307,8 +321,8 @@ class Gateway:
         """Whose key it is. Raises AuthError and AuthDownError."""
         return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
 
-    def _model(self, request: Request, identity: Identity) -> tuple[Asked, str]:
-        """The upstream of the model that was named. A model that a key may not use is not there for it."""
+    def _model(self, request: Request, identity: Identity) -> tuple[str, str]:
+        """The upstream of the model that was named, and its name there. A model that a key may not use is not there for it."""
         found = self.settings.find(request.model)
         model = self.settings.models.get(request.model)
         if found is None or (model is not None and model.tiers and identity.tier not in model.tiers):
@@ -316,7 +330,7 @@ class Gateway:
                 404, "not_found", "There is no such model here; see /v1/models.", "model_not_found", "model"
             )
             raise RefusedError(problem)
-        return self._upstreams[found[0]], found[1]
+        return found
 
     async def _refuse(self, case: Case, error: Exception | None, send: http.Send, stream: http.Stream) -> None:
         """Tell the client what went wrong, in its dialect, also in the middle of a stream."""

@@ -45,6 +45,8 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     gateway = Gateway(settings, policy, desk, shelf, _master(settings))
     if lookout is not None:
         gateway.metrics.registry.register(lookout.collector())
+        if gateway.site is not None:
+            gateway.site.watched = lookout.watch.snapshot
     return gateway
 
 

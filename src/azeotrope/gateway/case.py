@@ -42,6 +42,8 @@ class Case:
     request: Request | None = None
     decision: Decision | None = None
     job: Job | None = None
+    upstream: str = ""  # its name
+    level: int | None = None  # of suspicion, once it is known
     reasons: tuple[str, ...] = ()
     size: int = 0  # bytes of the request
     status: int = 0
@@ -59,6 +61,11 @@ class Case:
         if self.streaming is not None and self.job is not None:
             return self.streaming + self.job.busy
         return perf_counter() - self.began - self.waited
+
+    @property
+    def took(self) -> float:
+        """Seconds since it came."""
+        return perf_counter() - self.began
 
     @property
     def used(self) -> int:
@@ -100,7 +107,7 @@ class Case:
             reasoning_tokens=(usage.reasoning if usage else None) or 0,
             chars_transformed=max(0, change.came - change.left) if change else 0,
             altered=bool(change and change.altered),
-            latency_ms=(perf_counter() - self.began) * 1000,
+            latency_ms=self.took * 1000,
             overhead_ms=self.overhead * 1000,
             prompt_digest=self.prompt_digest,
             reply_digest=self.reply_digest,
@@ -131,7 +138,7 @@ class Case:
         """Count what happened."""
         name, job = self.outward.name, self.job
         metrics.count(name, self.status, self.decision.stance.name if self.decision else "none")
-        metrics.duration.labels(name).observe(perf_counter() - self.began)
+        metrics.duration.labels(name).observe(self.took)
         metrics.overhead.observe(max(0.0, self.overhead))
         if self.gone:
             metrics.gone.inc()

@@ -20,6 +20,7 @@ from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_ring import KeyRingSettings
 from azeotrope.gateway.ledger.quota import NO_QUOTA, Limits, Quota
 from azeotrope.gateway.signals.settings import WatchSettings
+from azeotrope.gateway.status.settings import StatusSettings
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -216,6 +217,7 @@ class ServerFile(Settings):
     limits: LimitSettings = LimitSettings()
     vault: VaultSettings = VaultSettings()
     signals: SignalSettings | None = None
+    status: StatusSettings | None = None
 
     @model_validator(mode="after")
     def _known_upstreams(self) -> Self:

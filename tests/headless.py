@@ -63,8 +63,8 @@ def browser(profile: Path) -> Iterator[Any]:
         driver.quit()
 
 
-def show(driver: Any, page: Path, width: int, theme: str, height: int = 900) -> None:
-    """Open `page` at a width and preferred color scheme and wait until its scripts have run."""
+def show(driver: Any, page: Path | str, width: int, theme: str, height: int = 900) -> None:
+    """Open a file or an address at a width and preferred color scheme and wait until its scripts have run."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -74,7 +74,7 @@ def show(driver: Any, page: Path, width: int, theme: str, height: int = 900) -> 
     )
     driver.get_log("browser")
     driver.get_log("performance")
-    driver.get(page.as_uri())
+    driver.get(page if isinstance(page, str) else page.as_uri())
     driver.execute_script("localStorage.clear(); delete document.documentElement.dataset.theme")
 
 

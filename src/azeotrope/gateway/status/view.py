@@ -1,0 +1,167 @@
+"""The book as JSON values: an overview, and one tenant's timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from azeotrope.gateway.metrics import SECONDS
+from azeotrope.gateway.status.book import Asking, Book
+from azeotrope.gateway.status.minutes import LEVELS, OUTCOMES, Minute, quantile
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.signals.watch import Snapshot
+
+Json = dict[str, Any]
+HOUR: Final = 60  # minutes
+MOST_ALARMS: Final = 50
+MOST_TEXT: Final = 200
+
+
+class Watched(Protocol):
+    """Whoever has the detection's state."""
+
+    def __call__(self) -> Snapshot:
+        """The state in numbers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the page says of the server itself."""
+
+    policy: str
+    policy_error: str
+    active: int
+    draining: bool
+    processes: int
+    process: int
+
+
+def overview(book: Book, server: Server, watched: Watched | None, now: float) -> Json:
+    """Everything but single requests. Numbers of the `window` are of the last hour."""
+    minutes = book.minutes.last(len(book.minutes), int(now // 60))
+    return {
+        "now": now,
+        "began": book.began,
+        "server": msgspec.to_builtins(server),
+        "minutes": [_minute(one) for one in minutes],
+        "window": _window(minutes[-HOUR:]),
+        "upstreams": [{"name": name, **_upstream(one)} for name, one in book.upstreams.items()],
+        "tenants": _tenants(book, now),
+        "forgotten": book.forgotten,
+        "detection": None if watched is None else _detection(watched()),
+    }
+
+
+def timeline(book: Book, name: str, now: float) -> Json | None:
+    """One tenant: its minutes, stances, changes of level, and latest requests, each list the latest last."""
+    found = book.tenants.get(name)
+    if found is None:
+        return None
+    lane = found.lane.last(book.settings.minutes, int(now // 60))
+    keys = ("at", "requests", "errors", "tokens", "level")
+    return {
+        "now": now,
+        "name": name,
+        "seen": found.seen,
+        "raised": found.raised,
+        "stances": _ordered(found.stances),
+        "minutes": [{**dict(zip(keys, one, strict=True)), "at": one[0] * 60} for one in lane],
+        "changes": [msgspec.to_builtins(one) for one in found.changes],
+        "requests": [msgspec.to_builtins(one) for one in found.entries],
+        "kept": {"requests": book.settings.requests, "minutes": book.settings.minutes},
+    }
+
+
+def _minute(one: Minute) -> Json:
+    requests = one.requests
+    return {
+        "at": one.at * 60,
+        **one.outcomes,
+        "prompt": one.prompt,
+        "completion": one.completion,
+        "work": one.work / requests if requests else None,
+    }
+
+
+def _window(minutes: list[Minute]) -> Json:
+    overhead = [sum(column) for column in zip(*(one.overhead for one in minutes), strict=True)]
+    requests = sum(overhead)
+    return {
+        "minutes": len(minutes),
+        "outcomes": {name: sum(one.outcomes[name] for one in minutes) for name in OUTCOMES},
+        "prompt": sum(one.prompt for one in minutes),
+        "completion": sum(one.completion for one in minutes),
+        "stances": _ordered(_added(one.stances for one in minutes)),
+        "codes": _ordered(_added(one.codes for one in minutes)),
+        "levels": [sum(one.levels[n] for one in minutes) for n in range(LEVELS)],
+        "overhead": {
+            "bounds": SECONDS,
+            "counts": overhead,
+            "mean": sum(one.work for one in minutes) / requests if requests else None,
+            **{name: quantile(overhead, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
+        },
+    }
+
+
+def _upstream(one: Asking) -> Json:
+    state = "failing" if one.failed else "answers" if one.replied_at else "not asked yet"
+    return {
+        "state": state,
+        "replies": one.replies,
+        "failures": one.failures,
+        "failed": one.failed,
+        "replied_at": one.replied_at or None,
+        "failed_at": one.failed_at or None,
+        "code": one.code,
+    }
+
+
+def _tenants(book: Book, now: float) -> list[Json]:
+    """Tenants with their last hour, the latest first."""
+    found = []
+    for name, one in reversed(book.tenants.items()):
+        lane = one.lane.last(HOUR, int(now // 60))
+        found.append({
+            "name": name,
+            "requests": sum(row[1] for row in lane),
+            "errors": sum(row[2] for row in lane),
+            "tokens": sum(row[3] for row in lane),
+            "level": max(one.raised.values(), default=0),
+            "seen": one.seen,
+        })  # fmt: skip
+    return found
+
+
+def _detection(state: Snapshot) -> Json:
+    """The detection: what it follows, who is raised, and its latest changes, the latest last."""
+    return {
+        "calibrated": state.calibrated,
+        **{name: getattr(state, name) for name in ("requests", "dropped", "queued", "keys", "tenants", "clusters")},
+        "raised": [{"of": of, "level": rung, "count": n} for (of, rung), n in sorted(state.stances.items())],
+        "changes": [
+            {
+                "time": one.time, "of": one.level, "name": one.name[:MOST_TEXT], "before": one.before,
+                "after": one.after,
+                "reasons": [{"code": why.code, "text": why.text[:MOST_TEXT]} for why in one.reasons],
+            }
+            for one in state.recent[-MOST_ALARMS:]
+        ],
+    }  # fmt: skip
+
+
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in counts:
+        for name, many in one.items():
+            found[name] = found.get(name, 0) + many
+    return found
+
+
+def _ordered(counts: dict[str, int]) -> list[Json]:
+    """Counts, the largest first."""
+    return [{"name": n, "count": c} for n, c in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
