@@ -23,6 +23,7 @@ from azeotrope.gateway.settings import ServerFile
 from azeotrope.gateway.table import PolicyBox
 
 Json = dict[str, Any]
+OF_SERVER = ("listen", "models", "vault", "status", "telemetry")
 
 
 @dataclass
@@ -143,10 +144,12 @@ def serving(
     tmp: Any = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """Run a gateway before `mock`. `settings` are those of the upstream, or `listen`, `models`, `status`, ... of the server."""
+    """Run a gateway before `mock`. `settings` are those of the upstream, or some of the server (`OF_SERVER`)."""
     mock = mock or Mock()
     port, upstream_port = free_port(), free_port()
-    server_keys = {k: settings.pop(k) for k in ("listen", "models", "vault", "status", "telemetry") if k in settings}
+    server_keys = {
+        k: settings.pop(k) for k in ("listen", "models", "vault", "status", "telemetry") if k in settings
+    }
     main = {"url": f"http://127.0.0.1:{upstream_port}/v1", **settings}
     file = ServerFile.model_validate({"upstreams": {"main": main}, **server_keys})
     if policy is None:

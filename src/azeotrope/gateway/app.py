@@ -322,7 +322,10 @@ class Gateway:
         return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
 
     def _model(self, request: Request, identity: Identity) -> tuple[str, str]:
-        """The upstream of the model that was named, and its name there. A model that a key may not use is not there for it."""
+        """The upstream of the model that was named, and its name there.
+
+        A model that a key may not use is not there for it.
+        """
         found = self.settings.find(request.model)
         model = self.settings.models.get(request.model)
         if found is None or (model is not None and model.tiers and identity.tier not in model.tiers):

@@ -139,7 +139,7 @@ export class Bars {
     Object.assign(this, { figure, layers, strip, rows: [], at: null });
     this.plot = el('div', { class: 'plot', tabindex: '0', role: 'group' });
     this.readout = el('p', { class: 'readout', 'aria-live': 'polite' });
-    this.legend = el('ul', { class: 'legend' }, layers.map(([key, word]) => el('li', { class: key }, el('span', {}, word))));
+    this.legend = el('ul', { class: 'legend' }, layers.map(([key, word]) => el('li', {}, el('i', { class: key }), word)));
     figure.append(this.plot, this.readout, this.legend);
     this.plot.addEventListener('pointermove', (event) => this.point(event));
     this.plot.addEventListener('pointerleave', () => this.read(null));

@@ -19,6 +19,7 @@ Json = dict[str, Any]
 HOUR: Final = 60  # minutes
 MOST_ALARMS: Final = 50
 MOST_TEXT: Final = 200
+COUNTED: Final = ("requests", "dropped", "queued", "keys", "tenants", "clusters")
 
 
 class Watched(Protocol):
@@ -141,7 +142,7 @@ def _detection(state: Snapshot) -> Json:
     """The detection: what it follows, who is raised, and its latest changes, the latest last."""
     return {
         "calibrated": state.calibrated,
-        **{name: getattr(state, name) for name in ("requests", "dropped", "queued", "keys", "tenants", "clusters")},
+        **{name: getattr(state, name) for name in COUNTED},
         "raised": [{"of": of, "level": rung, "count": n} for (of, rung), n in sorted(state.stances.items())],
         "changes": [
             {
