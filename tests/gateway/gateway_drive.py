@@ -147,9 +147,7 @@ def serving(
     """Run a gateway before `mock`. `settings` are those of the upstream, or some of the server (`OF_SERVER`)."""
     mock = mock or Mock()
     port, upstream_port = free_port(), free_port()
-    server_keys = {
-        k: settings.pop(k) for k in ("listen", "models", "vault", "status", "telemetry") if k in settings
-    }
+    server_keys = {k: settings.pop(k) for k in OF_SERVER if k in settings}
     main = {"url": f"http://127.0.0.1:{upstream_port}/v1", **settings}
     file = ServerFile.model_validate({"upstreams": {"main": main}, **server_keys})
     if policy is None:
