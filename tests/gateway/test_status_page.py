@@ -279,7 +279,7 @@ def test_without_keys_everybody_is_one_tenant(tmp_path: Path) -> None:
 def test_a_bug_in_the_page_ends_nothing(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(books, "outcome_of", lambda case: 1 / 0)
+    monkeypatch.setattr(books, "outcome_of", lambda *known: 1 / 0)
     assert post(running, ASK, Authorization=f"Bearer {key(tmp_path / 'ledger', 'one')}")[0] == 200
     settled(running)
     assert any("is not counted" in record.getMessage() for record in caplog.records)
@@ -378,6 +378,8 @@ def test_minutes_are_a_ring() -> None:
     assert sum(one.prompt for one in ring.last(99, 116)) == 1
     assert [one.at for one in ring.last(99, 116)] == list(range(107, 117))
     assert sum(row[1] for row in lane.last(99, 101)) == 3
+    assert lane.totals(3, 116) == (1, 0, 0)
+    assert lane.totals(60, 116) == (4, 0, 0)
 
 
 def test_quantiles_of_buckets() -> None:
@@ -395,4 +397,5 @@ def test_quantiles_of_buckets() -> None:
     ("status", "outcome"), [(200, "answered"), (404, "refused"), (499, "left"), (500, "failed"), (503, "failed")]
 )
 def test_how_a_request_ended(status: int, outcome: str) -> None:
-    assert outcome_of(case(status=status)) == outcome
+    assert outcome_of(status, "") == outcome
+    assert outcome_of(status, "upstream_closed") == ("left" if status == 499 else "failed")

@@ -99,8 +99,8 @@ class Book:
     def add(self, case: Case) -> None:
         """Take a request in that is over."""
         now = time()
-        outcome = outcome_of(case)
-        job = case.job
+        job, broke = case.job, case.broke
+        outcome = outcome_of(case.status, broke)
         usage = job.usage if job is not None else None
         prompt, completion = ((usage.prompt or 0), (usage.completion or 0)) if usage is not None else (0, 0)
         stance = "" if case.decision is None else case.decision.stance.name[:LONGEST]
@@ -113,17 +113,17 @@ class Book:
         minute.work += work
         if stance:
             count(minute.stances, stance)
-        if code := (case.code or case.broke):
-            count(minute.codes, code[:LONGEST])
+        if code := (case.code or broke)[:LONGEST]:
+            count(minute.codes, code)
         if case.level is not None:
             minute.levels[min(case.level, LEVELS - 1)] += 1
         if job is not None:
-            self._upstream(case, outcome, now)
+            self._upstream(case.upstream, outcome, broke or case.code, now)
         if case.identity.key_id or not self._keyed:
             self._tenant(case, outcome, Entry(
                 time=now, model="" if case.request is None else plain(case.request.model[:LONGEST]),
                 dialect=case.outward.name, stance=stance, level=case.level, reasons=_reasons(case),
-                status=case.status, code=code[:LONGEST], prompt=prompt, completion=completion,
+                status=case.status, code=code, prompt=prompt, completion=completion,
                 took=case.took, work=work, streamed=case.request is not None and case.request.stream,
                 altered=bool(job is not None and job.shield is not None and job.shield.change.altered),
             ))  # fmt: skip
@@ -149,18 +149,18 @@ class Book:
             found.lane.level[place] = max(found.lane.level[place], min(entry.level, LEVELS - 1))
             _level(found, case.identity.key_id[:LONGEST], entry.level, entry)
 
-    def _upstream(self, case: Case, outcome: Outcome, now: float) -> None:
-        """Note how the upstream did: a reply, or a failure that is not the client's, nor ours."""
-        found = self.upstreams.get(case.upstream)
+    def _upstream(self, name: str, outcome: Outcome, code: str, now: float) -> None:
+        """Note how an upstream did: a reply, or a failure that is not the client's, nor ours."""
+        found = self.upstreams.get(name)
         if found is None:
             return
         if outcome == "answered":
             found.replies += 1
             found.failed, found.replied_at = 0, now
-        elif case.broke or case.code.startswith("upstream_"):
+        elif code.startswith("upstream_"):
             found.failures += 1
             found.failed += 1
-            found.failed_at, found.code = now, (case.broke or case.code)[:LONGEST]
+            found.failed_at, found.code = now, code[:LONGEST]
 
 
 def _level(tenant: Tenant, key: str, level: int, entry: Entry) -> None:
@@ -182,13 +182,13 @@ def _reasons(case: Case) -> tuple[str, ...]:
     return tuple(one[:LONGEST_REASON] for one in found[:MOST_REASONS]) if found else ()
 
 
-def outcome_of(case: Case) -> Outcome:
+def outcome_of(status: int, broke: str) -> Outcome:
     """How a request ended: a reply that broke off failed, whatever its status said."""
-    if case.status == CLIENT_GONE:
+    if status == CLIENT_GONE:
         return "left"
-    if case.broke or case.status >= 500:
+    if broke or status >= 500:
         return "failed"
-    return "refused" if case.status >= 400 else "answered"
+    return "refused" if status >= 400 else "answered"
 
 
 def bound(settings: StatusSettings) -> int:

@@ -91,6 +91,17 @@ class Lane:
             self.requests[place] = self.errors[place] = self.tokens[place] = self.level[place] = 0
         return place
 
+    def totals(self, length: int, at: int) -> tuple[int, int, int]:
+        """Requests, errors and tokens of the last minutes up to and with `at`."""
+        first = at - length + 1
+        places = [n for n, one in enumerate(self._at) if one >= first]
+        requests, errors, tokens = self.requests, self.errors, self.tokens
+        return (
+            sum([requests[n] for n in places]),
+            sum([errors[n] for n in places]),
+            sum([tokens[n] for n in places]),
+        )
+
     def last(self, length: int, at: int) -> list[tuple[int, int, int, int, int]]:
         """The last minutes up to and with `at`: the minute, requests, errors, tokens, the highest level."""
         size = len(self._at)

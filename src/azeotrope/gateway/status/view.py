@@ -126,12 +126,12 @@ def _tenants(book: Book, now: float) -> list[Json]:
     """Tenants with their last hour, the latest first."""
     found = []
     for name, one in reversed(book.tenants.items()):
-        lane = one.lane.last(HOUR, int(now // 60))
+        requests, errors, tokens = one.lane.totals(HOUR, int(now // 60))
         found.append({
             "name": name,
-            "requests": sum(row[1] for row in lane),
-            "errors": sum(row[2] for row in lane),
-            "tokens": sum(row[3] for row in lane),
+            "requests": requests,
+            "errors": errors,
+            "tokens": tokens,
             "level": max(one.raised.values(), default=0),
             "seen": one.seen,
         })  # fmt: skip
