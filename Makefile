@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-EXTRAS := lab,gateway,shared,procedural,dev
+EXTRAS := lab,gateway,shared,otel,procedural,dev
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help

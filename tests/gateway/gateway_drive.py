@@ -142,6 +142,7 @@ def serving(
     policy: str | None = None,
     desk: Desk | None = None,
     tmp: Any = None,
+    tracing: Any = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Run a gateway before `mock`. `settings` are those of the upstream, or some of the server (`OF_SERVER`)."""
@@ -156,7 +157,7 @@ def serving(
         path = tmp / "policy.yaml"
         path.write_text(policy, encoding="utf-8")
         box = PolicyBox(path)
-    gateway = Gateway(file, box, desk)
+    gateway = Gateway(file, box, desk, tracing=tracing)
     with upstream(mock, upstream_port), serving_app(gateway, port) as address:
         yield Running(address, mock, gateway)
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from math import ceil
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
@@ -21,7 +21,7 @@ from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
-from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings, UpstreamSettings
+from azeotrope.gateway.settings import TEACHER, ServerFile, UpstreamSettings
 from azeotrope.gateway.status.site import open_site
 from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
@@ -29,6 +29,9 @@ from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.traces.spans import Tracing
 
 T = TypeVar("T")
 ROUTES = {f"/v1{path}": name for name, path in PATHS.items()}
@@ -46,6 +49,7 @@ class Gateway:
         desk: Desk | None = None,
         shelf: Shelf | None = None,
         master: bytes | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`master` is the secret that the processes of a gateway share, where there are several."""
         self.settings, self.policy = settings, policy
@@ -56,12 +60,17 @@ class Gateway:
         self.relay = Relay(self._vault, master)
         self._upstreams: dict[str, Asked] = {name: Upstream(one) for name, one in settings.upstreams.items()}
         if settings.teacher is not None:
-            self._upstreams[TEACHER] = _teacher(settings.teacher, policy.current)
+            from azeotrope.gateway.local import open_teacher
+
+            self._upstreams[TEACHER] = open_teacher(settings.teacher, policy.current)
         policy.accept(self._servable)
         self.active = 0
         self.draining = False
         self.over: list[Callable[[Case], None]] = [lambda case: case.count(self.metrics)]  # told of every case
         self.site = open_site(self)
+        self._tracing = tracing
+        if tracing is not None:
+            self.over.append(tracing.end)
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         """ASGI."""
@@ -81,6 +90,8 @@ class Gateway:
             await upstream.stop()
         await self._vault.close()
         await self.desk.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _lifespan(self, receive: http.Receive, send: http.Send) -> None:
         while True:
@@ -128,6 +139,8 @@ class Gateway:
                 await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
                 return
             case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
+            if self._tracing is not None:
+                self._tracing.begin(case, scope)
             await self._answer(case, scope, receive, send)
         elif method not in ("GET", "HEAD"):
             await self._missing(send, path)
@@ -217,6 +230,8 @@ class Gateway:
         case.request = request = case.outward.read(data)
         case.upstream, served = self._model(request, case.identity)
         upstream = self._upstreams[case.upstream]
+        if self._tracing is not None:
+            upstream = self._tracing.around(case, upstream)
         case.level, case.reasons = self.desk.level(case.identity, policy.failing)
         case.decision = decision = policy.decide(_facts(request, case.identity, case.level))
         _allow(request, decision, upstream.settings)
@@ -362,16 +377,6 @@ def _facts(request: Request, identity: Identity, level: int) -> Facts:
         logprobs=request.logprobs,
         reasoning=asks_for_reasoning(request),
         most_tokens=request.max_tokens,
-    )
-
-
-def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
-    """The model of our own. Raises ConfigError and MissingError."""
-    from azeotrope.gateway.local import LocalUpstream
-
-    stances = {name: stance.logits for name, stance in policy.stances.items() if stance.logits}
-    return LocalUpstream(
-        settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
     )
 
 

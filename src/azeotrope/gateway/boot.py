@@ -16,6 +16,7 @@ from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
 from azeotrope.gateway.shared_shelf import RedisShelf
 from azeotrope.gateway.table import PolicyBox
+from azeotrope.gateway.traces.opening import open_tracing
 
 if TYPE_CHECKING:
     from azeotrope.gateway.lookout import Lookout
@@ -37,12 +38,13 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     if settings.signals is not None and not ledger:
         _lookout(settings.signals.model_copy(update={"log": None}))  # does it fit?
     shelf = None if settings.vault.redis_env is None else RedisShelf(address(settings.vault.redis_env))
+    tracing = open_tracing(settings.telemetry)
     if not ledger:
-        return Gateway(settings, policy, shelf=shelf)
+        return Gateway(settings, policy, shelf=shelf, tracing=tracing)
     desk = open_desk(settings.ledger, settings.limits, policy.current.failing)
     lookout = None if settings.signals is None else _lookout(settings.signals)
     desk.suspicion = lookout
-    gateway = Gateway(settings, policy, desk, shelf, _master(settings))
+    gateway = Gateway(settings, policy, desk, shelf, _master(settings), tracing)
     if lookout is not None:
         gateway.metrics.registry.register(lookout.collector())
         if gateway.site is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from azeotrope.gateway.desk import ANONYMOUS
 from azeotrope.gateway.dialects import Dialect
@@ -20,6 +21,9 @@ from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.traces.spans import Trace
 
 BROKEN = frozenset(  # our own words for how an upstream fails in the middle; its own words are not counted apart
     f"upstream_{how}" for how in "closed malformed restarted aborted timeout unreachable error".split()
@@ -54,6 +58,7 @@ class Case:
     recorded: bool = False
     prompt_digest: str = ""
     reply_digest: str = ""
+    trace: Trace | None = None
 
     @property
     def overhead(self) -> float:

@@ -21,6 +21,7 @@ from azeotrope.gateway.ledger.key_ring import KeyRingSettings
 from azeotrope.gateway.ledger.quota import NO_QUOTA, Limits, Quota
 from azeotrope.gateway.signals.settings import WatchSettings
 from azeotrope.gateway.status.settings import StatusSettings
+from azeotrope.gateway.traces.settings import TelemetrySettings
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -218,6 +219,7 @@ class ServerFile(Settings):
     vault: VaultSettings = VaultSettings()
     signals: SignalSettings | None = None
     status: StatusSettings | None = None
+    telemetry: TelemetrySettings | None = None
 
     @model_validator(mode="after")
     def _known_upstreams(self) -> Self:

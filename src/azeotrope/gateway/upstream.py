@@ -1,7 +1,8 @@
 """Asking an upstream: one request, its status, and its bytes as they come.
 
 Only what is sent before anything came back may be sent again. Nothing of a client's request reaches an upstream's
-headers, redirects are not followed, and the address comes from the settings alone.
+headers (but the id of its trace, where traces are followed), redirects are not followed, and the address comes
+from the settings alone.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Asked(Protocol):
         """How it is asked."""
         ...
 
-    async def post(self, path: str, body: bytes, *, stance: str = "") -> Answer:
-        """Send a request."""
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Answer:
+        """Send a request, which is part of a `trace` (its W3C header)."""
         ...
 
     async def stop(self) -> None:
@@ -151,7 +152,7 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: bytes, *, stance: str = "") -> Exchange:
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Exchange:
         """Send `body`; return once the status is known. Raises UpstreamError.
 
         `stance` names one whose defenses act while the model writes: servers elsewhere know none, and are not
@@ -168,9 +169,10 @@ class Upstream:
         deadline = loop.time() + self.settings.timeouts.total
         self._budget = min(10.0, self._budget + EARNED)
         tried = 0
+        headers = {**self._headers, "traceparent": trace} if trace else self._headers
         while True:
             try:
-                exchange = await self._once(path, body, deadline)
+                exchange = await self._once(path, body, headers, deadline)
             except UpstreamError as error:
                 if error.problem.code != "upstream_unreachable" or not self._again(tried):
                     raise
@@ -185,12 +187,12 @@ class Upstream:
             tried += 1
             await asyncio.sleep(wait)
 
-    async def _once(self, path: str, body: bytes, deadline: float) -> Exchange:
+    async def _once(self, path: str, body: bytes, headers: dict[str, str], deadline: float) -> Exchange:
         session, times = self._open(), self.settings.timeouts
         url = self.settings.url + path
         try:
             async with asyncio.timeout(min(times.first, times.total)):
-                response = await session.post(url, data=body, headers=self._headers, allow_redirects=False)
+                response = await session.post(url, data=body, headers=headers, allow_redirects=False)
         except TimeoutError:
             raise UpstreamError(stalled()) from None
         except (aiohttp.ClientError, ConnectionError, OSError):
