@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
+import signal
+import socket
 import tracemalloc
 from collections.abc import Iterator
 from importlib import resources
@@ -15,9 +18,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gateway_drive import Mock, Running, frames, message, serving
+from gateway_drive import Mock, Running, frames, free_port, message, serving, upstream
 from test_gateway_desk import LIMITS, Watched, key
-from test_gateway_serving import ASK, HIDE, SECRET, STREAM, THOUGHTS, post
+from test_gateway_serving import ASK, HIDE, SECRET, STREAM, THOUGHTS, ask, post
+from test_serve_command import server
 
 from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.gateway.case import Case
@@ -26,15 +30,19 @@ from azeotrope.gateway.dialects import dialect
 from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.metrics import SECONDS
 from azeotrope.gateway.policy import DEFAULT, Failing
+from azeotrope.gateway.relay import Job
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings, parse_settings
 from azeotrope.gateway.status import book as books
 from azeotrope.gateway.status.book import Book, bound, outcome_of
 from azeotrope.gateway.status.minutes import Lane, Minutes, bucket, quantile
+from azeotrope.gateway.status.peers import Peers
 from azeotrope.gateway.status.settings import StatusSettings
 from azeotrope.gateway.status.site import FILES, POLICY
-from azeotrope.gateway.status.view import timeline
+from azeotrope.gateway.status.together import overviews, timelines
+from azeotrope.gateway.status.view import Server, overview, part, tenant_part, timeline
 from azeotrope.gateway.table import Facts, snapshot
 from azeotrope.gateway.wire import chat_request
+from azeotrope.gateway.wire.events import Usage
 
 TOKEN = "a-token-of-twenty-8-characters"
 STATUS = {"status": {"token_env": "AZ_STATUS_TOKEN"}}
@@ -353,7 +361,7 @@ def test_the_latest_tenants_are_kept() -> None:
         book.add(case(name))
     assert list(book.tenants) == ["a", "c"]
     assert book.forgotten == 1
-    assert timeline(book, "b", 0.0) is None
+    assert tenant_part(book, "b", 0.0) is None
 
 
 def test_a_keys_level_is_followed_apart_from_the_tenants_others() -> None:
@@ -399,3 +407,112 @@ def test_quantiles_of_buckets() -> None:
 def test_how_a_request_ended(status: int, outcome: str) -> None:
     assert outcome_of(status, "") == outcome
     assert outcome_of(status, "upstream_closed") == ("left" if status == 499 else "failed")
+
+
+def state(book: Book, now: float, **more: Any) -> Any:
+    """The part of a process that another may have sent: what JSON makes of it."""
+    server = Server(policy="h", policy_error="", active=1, draining=False, processes=2)
+    return json.loads(json.dumps({**part(book, server, None, now), **more}))
+
+
+def test_what_several_processes_know_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_790_000_040.0  # a minute begins
+    first, second, both = (Book(settings(minutes=10), ["main", "spare"], keyed=True) for _ in range(3))
+    for n in reversed(range(40)):
+        at = now - 7 * n
+        monkeypatch.setattr(books, "time", lambda at=at: at)
+        status, code = ((200, ""), (403, "refused_by_policy"), (502, "upstream_error"))[n % 3]
+        one = case(
+            f"t{n % 4}", status=status, code=code, level=n % 3, upstream="main", key=f"k{n % 4}", waited=-0.01
+        )
+        one.job = Job(one.request, "t", one.decision, "served")  # type: ignore[arg-type]
+        one.job.usage = Usage(3, 4)
+        for book in (first if n % 2 else second, both):
+            book.add(one)
+    alone = overview(overviews([state(both, now)]))
+    found = overview(overviews([state(first, now), state(second, now + 59)]), 2)
+    assert found["server"] == {**alone["server"], "active": 2, "answering": 2}
+    for name in ("outcomes", "prompt", "completion", "stances", "codes", "levels"):
+        assert found["window"][name] == alone["window"][name], name
+    assert found["window"]["overhead"]["counts"] == alone["window"]["overhead"]["counts"]
+    assert found["window"]["overhead"]["p50"] == alone["window"]["overhead"]["p50"]
+    for mine, its in zip(found["minutes"], alone["minutes"], strict=True):
+        assert {**mine, "work": 0} == {**its, "work": 0}
+    assert {one["name"]: one["requests"] for one in found["tenants"]} == {f"t{n}": 10 for n in range(4)}
+    main, spare = found["upstreams"]
+    its = alone["upstreams"][0]
+    for name in ("state", "replies", "failures", "code", "replied_at", "failed_at"):
+        assert main[name] == its[name], name
+    assert spare["state"] == "not asked yet"
+    parts = [tenant_part(one, "t1", now) for one in (first, second, both)]
+    assert parts[1] is None, "only one process has seen it"
+    merged = timeline(timelines([parts[0], parts[2]]))  # type: ignore[list-item]
+    assert merged["stances"] == [{"name": "guarded", "count": 20}]
+    assert [one["time"] for one in merged["requests"]] == sorted(one["time"] for one in merged["requests"])
+    assert len(merged["requests"]) == 20
+
+
+def test_detections_of_several_processes() -> None:
+    book = Book(settings(), ["main"], keyed=True)
+    change = {"time": 2.0, "of": "key", "name": "k", "before": 0, "after": 1, "reasons": []}
+    counts = dict.fromkeys(("requests", "dropped", "queued", "keys", "tenants", "clusters"), 2)
+    raised = [{"of": "key", "level": 1, "count": 1}]
+    one = {"calibrated": True, **counts, "raised": raised, "changes": [change]}
+    other = {"calibrated": True, **counts, "raised": [*raised, {"of": "tenant", "level": 2, "count": 3}],
+             "changes": [{**change, "time": 1.0}]}  # fmt: skip
+    found = overviews([state(book, 60.0, detection=one), state(book, 60.0, detection=other)])["detection"]
+    assert found["keys"] == 4
+    assert found["raised"] == [{**raised[0], "count": 2}, {"of": "tenant", "level": 2, "count": 3}]
+    assert [row["time"] for row in found["changes"]] == [1.0, 2.0]
+
+
+def test_a_process_that_ended_or_hangs_is_left_out(tmp_path: Path) -> None:
+    def bind(name: str) -> socket.socket:
+        found = socket.socket(socket.AF_UNIX)
+        found.bind(str(tmp_path / name))
+        return found
+
+    bind("1.sock").close()  # ended without a word
+    hangs = bind("2.sock")
+    hangs.listen()
+
+    async def ask() -> Any:
+        asked, other = Peers(tmp_path, lambda q: None), Peers(tmp_path, lambda q: {"asked": q[1]})
+        await other.start()
+        (tmp_path / f"{os.getpid()}.sock").rename(tmp_path / "3.sock")  # as if it were another process's
+        try:
+            return await asked.ask(("tenant", HOSTILE))
+        finally:
+            await other.stop()
+
+    assert asyncio.run(ask()) == ([{"asked": HOSTILE}], 1)
+    hangs.close()
+    assert not (tmp_path / "1.sock").exists()
+
+
+def test_two_processes_show_what_both_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    file = tmp_path / "server.yaml"
+    with upstream(Mock(body=message("", "ok")), free_port()) as address:
+        file.write_text(
+            f"azeotrope_server: 1\nlisten: {{workers: 2}}\nupstreams: {{main: {{url: '{address}'}}}}\n"
+            "status: {token_env: AZ_STATUS_TOKEN}\n"
+        )
+        with server("--config", str(file)) as (process, url):
+            for _ in range(12):
+                assert asyncio.run(ask(url, ASK))[0] == 200  # a connection each: any process may have it
+            until = monotonic() + 20
+            while True:
+                found = json.loads(get(url, Authorization=f"Bearer {TOKEN}")[2])
+                if found["server"]["answering"] == 2 and found["window"]["outcomes"]["answered"] == 12:
+                    break
+                assert monotonic() < until, found["server"]
+            (tenant,) = found["tenants"]
+            assert (tenant["name"], tenant["requests"]) == ("anonymous", 12)
+            text = get(url, "/ui/data/tenant?name=anonymous", Authorization=f"Bearer {TOKEN}")[2]
+            assert len(json.loads(text)["requests"]) == 12
+            (folder,) = tmp_path.glob("azeotrope-*")
+            assert folder.stat().st_mode & 0o777 == 0o700
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    assert not folder.exists()

@@ -88,6 +88,8 @@ class Gateway:
             await asyncio.sleep(0.05)
         for upstream in self._upstreams.values():
             await upstream.stop()
+        if self.site is not None:
+            await self.site.stop()
         await self._vault.close()
         await self.desk.close()
         if self._tracing is not None:
@@ -100,6 +102,8 @@ class Gateway:
                 watcher = asyncio.ensure_future(self._watch_policy())
                 if self.desk.suspicion is not None:
                     self.desk.suspicion.start()
+                if self.site is not None:
+                    await self.site.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 watcher.cancel()
@@ -337,10 +341,7 @@ class Gateway:
         return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
 
     def _model(self, request: Request, identity: Identity) -> tuple[str, str]:
-        """The upstream of the model that was named, and its name there.
-
-        A model that a key may not use is not there for it.
-        """
+        """The model's upstream and its name there. A model that a key may not use is not there for it."""
         found = self.settings.find(request.model)
         model = self.settings.models.get(request.model)
         if found is None or (model is not None and model.tiers and identity.tier not in model.tiers):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +18,7 @@ from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
 from azeotrope.gateway.shared_shelf import RedisShelf
+from azeotrope.gateway.status.peers import VARIABLE as PEERS
 from azeotrope.gateway.table import PolicyBox
 from azeotrope.gateway.traces.opening import open_tracing
 
@@ -27,6 +31,17 @@ VARIABLE = "AZEOTROPE_SERVE"
 def environment(settings: ServerFile) -> dict[str, str]:
     """The variable for server processes. Settings name secrets, they do not hold them."""
     return {VARIABLE: settings.model_dump_json()}
+
+
+@contextmanager
+def together(settings: ServerFile) -> Iterator[None]:
+    """Let the server's processes find each other, while they run, if they have something to tell each other."""
+    if settings.status is None or settings.listen.workers == 1:
+        yield
+        return
+    with TemporaryDirectory(prefix="azeotrope-") as folder:  # nobody else can open it
+        os.environ[PEERS] = folder
+        yield
 
 
 def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:

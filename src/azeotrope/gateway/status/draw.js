@@ -139,7 +139,10 @@ export class Bars {
     Object.assign(this, { figure, layers, strip, rows: [], at: null });
     this.plot = el('div', { class: 'plot', tabindex: '0', role: 'group' });
     this.readout = el('p', { class: 'readout', 'aria-live': 'polite' });
-    this.legend = el('ul', { class: 'legend' }, layers.map(([key, word]) => el('li', {}, el('i', { class: key }), word)));
+    this.legend = el('ul', { class: 'legend' }, [
+      ...layers.map(([key, word]) => el('li', {}, el('i', { class: key }), word)),
+      ...(strip ? [1, 2, 3, 4].map((n) => el('li', {}, el('i', { class: `level${n}` }), `level ${n}`)) : []),
+    ]);
     figure.append(this.plot, this.readout, this.legend);
     this.plot.addEventListener('pointermove', (event) => this.point(event));
     this.plot.addEventListener('pointerleave', () => this.read(null));

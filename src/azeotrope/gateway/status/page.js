@@ -6,7 +6,7 @@ import { Timeline } from './tenant.js';
 const EVERY = 5000; // milliseconds
 const byId = (id) => document.getElementById(id);
 const base = `${location.origin}${location.pathname}`; // without what an address may hold of a password
-const state = { paused: false, timer: 0, process: null, minutes: 60, last: null };
+const state = { paused: false, timer: 0, minutes: 60, last: null };
 
 const traffic = new Bars(byId('requests'), [['answered', 'answered'], ['left', 'left by the client'], ['refused', 'refused'], ['failed', 'failed']]);
 const tokens = new Bars(byId('tokens'), [['prompt', 'of prompts'], ['completion', 'of replies']]);
@@ -35,7 +35,7 @@ function about(data) {
   fill(byId('about'), said, () => said.map((one) => el('span', {}, one)));
   const told = [];
   if (server.policy_error) told.push(`The policy's file was refused, the old policy stays: ${server.policy_error}`);
-  if (server.processes > 1) told.push(`This is process ${server.process}, one of ${server.processes}: each knows what it served itself.`);
+  if (server.answering < server.processes) told.push(`${server.answering} of ${server.processes} server processes answered; what the others served is missing here.`);
   notice(told.join(' '));
 }
 
@@ -77,7 +77,7 @@ function charts(data) {
   fill(document.querySelector('#traffic-table .holder'), some, () => table(
     'Minutes with traffic, the latest first',
     [['Minute'], ['Answered', 'n'], ['Refused', 'n'], ['Failed', 'n'], ['Left', 'n'], ['Prompt tokens', 'n'], ['Reply tokens', 'n'], ['Own work, mean', 'n']],
-    some.map((row) => [time(row.at), ...[row.answered, row.refused, row.failed, row.left, row.prompt, row.completion].map(number), span(row.work)]),
+    some.map((row) => [time(row.at), ...[row.answered, row.refused, row.failed, row.left, row.prompt, row.completion].map(number), span(row.work / (row.answered + row.refused + row.failed + row.left))]),
     'No traffic in these minutes.'));
 }
 

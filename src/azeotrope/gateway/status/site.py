@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from hmac import compare_digest
 from importlib import resources
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
@@ -16,8 +17,10 @@ from urllib.parse import parse_qs
 from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.gateway import http
 from azeotrope.gateway.status.book import Book
+from azeotrope.gateway.status.peers import VARIABLE, Peers, Question
 from azeotrope.gateway.status.settings import StatusSettings
-from azeotrope.gateway.status.view import Json, Server, Watched, overview, timeline
+from azeotrope.gateway.status.together import overviews, timelines
+from azeotrope.gateway.status.view import Json, Server, Watched, overview, part, tenant_part, timeline
 from azeotrope.gateway.wire.fields import encode
 
 if TYPE_CHECKING:
@@ -70,8 +73,10 @@ class Site:
         self._token = _digest(token)
         self.book, self._server = book, server
         self.watched: Watched | None = None
-        folder = resources.files("azeotrope.gateway.status")
-        self._files = {path: (kind, (folder / name).read_bytes()) for path, (name, kind) in FILES.items()}
+        folder = os.environ.get(VARIABLE)
+        self._peers = Peers(Path(folder), self._own) if folder and server().processes > 1 else None
+        package = resources.files("azeotrope.gateway.status")
+        self._files = {path: (kind, (package / name).read_bytes()) for path, (name, kind) in FILES.items()}
 
     def owns(self, path: str) -> bool:
         """Whether an address is the page's."""
@@ -91,18 +96,43 @@ class Site:
         if (file := self._files.get(path[1:])) is not None:
             await http.reply(send, 200, file[1], [(b"content-type", file[0]), *GUARDS])
             return
-        found = self._data(path[1:], scope.get("query_string", b""))
+        found = await self._data(path[1:], scope.get("query_string", b""))
         if found is None:
             await http.reply(send, 404, b"There is nothing at this address.\n", [TEXT, *GUARDS])
             return
         await http.reply(send, 200, encode(found), GUARDS)
 
-    def _data(self, path: str, query: bytes) -> Json | None:
+    async def start(self) -> None:
+        """Be there for other processes of the server."""
+        if self._peers is not None:
+            await self._peers.start()
+
+    async def stop(self) -> None:
+        """Be there no more."""
+        if self._peers is not None:
+            await self._peers.stop()
+
+    async def _data(self, path: str, query: bytes) -> Json | None:
         if path == "data":
-            return overview(self.book, self._server(), self.watched, time())
+            parts, answering = await self._all(("overview", ""))
+            return overview(overviews(parts), answering)
         if path == "data/tenant":
-            return timeline(self.book, _name(query), time())
+            parts, _ = await self._all(("tenant", _name(query)))
+            return timeline(timelines(parts)) if parts else None
         return None
+
+    def _own(self, question: Question) -> Json | None:
+        """What this process knows."""
+        what, name = question
+        if what == "tenant":
+            return tenant_part(self.book, name, time())
+        return part(self.book, self._server(), self.watched, time())
+
+    async def _all(self, question: Question) -> tuple[list[Json], int]:
+        """What the processes know, this one first, and how many were heard."""
+        others, heard = ([], 0) if self._peers is None else await self._peers.ask(question)
+        own = self._own(question)
+        return [*([] if own is None else [own]), *others], heard + 1
 
     def _knows(self, header: str) -> bool:
         """Whether a header holds the token."""
@@ -131,7 +161,6 @@ def open_site(gateway: Gateway) -> Site | None:
             active=gateway.active,
             draining=gateway.draining,
             processes=gateway.settings.listen.workers,
-            process=os.getpid(),
         )
 
     book = Book(settings, gateway.settings.names, keyed=gateway.desk.keys is not None)

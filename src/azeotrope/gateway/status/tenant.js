@@ -66,7 +66,7 @@ export class Timeline {
       changes.map((one) => [time(one.time, true), one.key || '(no key)', [level(one.before), ' → ', level(one.after)], reasons(one.reasons)]),
       'Its level has not changed.', 6) : []));
     const asked = (data?.requests ?? []).slice().reverse();
-    fill(byId('timeline-requests'), [!!data, asked], () => (data ? table(`Its latest requests (at most ${data.kept.requests} are kept)`,
+    fill(byId('timeline-requests'), [!!data, asked], () => (data ? table(`Its latest requests (at most ${data.kept} are kept)`,
       [['Time', 'time'], ['Stance', 'name'], ['Level', 'n'], ['Status', 'id'], ['Model', 'name'], ['Dialect'], ['Tokens in', 'n'], ['Tokens out', 'n'], ['Took', 'n'], ['Own work', 'n'], ['Why', 'because']],
       asked.map((one) => [time(one.time, true), [one.stance || '–', one.altered ? el('span', { class: 'why' }, 'altered') : null],
         level(one.level), status(one), one.model || '–', [one.dialect, one.streamed ? el('span', { class: 'why' }, 'streamed') : null],

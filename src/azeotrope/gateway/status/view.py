@@ -1,4 +1,7 @@
-"""The book as JSON values: an overview, and one tenant's timeline."""
+"""The book as JSON values: an overview, and one tenant's timeline.
+
+A process makes its part of them; `together` adds the parts of several up; `overview` and `timeline` finish them.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,10 @@ class Server:
     active: int
     draining: bool
     processes: int
-    process: int
 
 
-def overview(book: Book, server: Server, watched: Watched | None, now: float) -> Json:
-    """Everything but single requests. Numbers of the `window` are of the last hour."""
+def part(book: Book, server: Server, watched: Watched | None, now: float) -> Json:
+    """Everything but single requests, of one process. The `window` and tenants are of the last hour."""
     minutes = book.minutes.last(len(book.minutes), int(now // 60))
     return {
         "now": now,
@@ -51,15 +53,36 @@ def overview(book: Book, server: Server, watched: Watched | None, now: float) ->
         "server": msgspec.to_builtins(server),
         "minutes": [_minute(one) for one in minutes],
         "window": _window(minutes[-HOUR:]),
-        "upstreams": [{"name": name, **_upstream(one)} for name, one in book.upstreams.items()],
+        "upstreams": {name: _upstream(one) for name, one in book.upstreams.items()},
         "tenants": _tenants(book, now),
         "forgotten": book.forgotten,
         "detection": None if watched is None else _detection(watched()),
     }
 
 
-def timeline(book: Book, name: str, now: float) -> Json | None:
-    """One tenant: its minutes, stances, changes of level, and latest requests, each list the latest last."""
+def overview(found: Json, answering: int = 1) -> Json:
+    """What the page is told, of a part, or of the parts of so many processes together."""
+    window, tenants = found["window"], found["tenants"]
+    counts = window["overhead"]
+    total = sum(counts)
+    overhead = {
+        "bounds": SECONDS,
+        "counts": counts,
+        "mean": window["work"] / total if total else None,
+        **{name: quantile(counts, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
+    }
+    ordered = {name: _ordered(window[name]) for name in ("stances", "codes")}
+    return {
+        **found,
+        "server": {**found["server"], "answering": answering},
+        "window": {**window, **ordered, "overhead": overhead},
+        "upstreams": [{"name": n, "state": _state(one), **one} for n, one in found["upstreams"].items()],
+        "tenants": [{"name": n, **one} for n, one in sorted(tenants.items(), key=lambda item: -item[1]["seen"])],
+    }
+
+
+def tenant_part(book: Book, name: str, now: float) -> Json | None:
+    """One tenant, of one process: minutes, stances, changes of level and requests, each list the latest last."""
     found = book.tenants.get(name)
     if found is None:
         return None
@@ -69,72 +92,72 @@ def timeline(book: Book, name: str, now: float) -> Json | None:
         "now": now,
         "name": name,
         "seen": found.seen,
-        "raised": found.raised,
-        "stances": _ordered(found.stances),
+        "raised": dict(found.raised),
+        "stances": dict(found.stances),
         "minutes": [{**dict(zip(keys, one, strict=True)), "at": one[0] * 60} for one in lane],
         "changes": [msgspec.to_builtins(one) for one in found.changes],
         "requests": [msgspec.to_builtins(one) for one in found.entries],
-        "kept": {"requests": book.settings.requests, "minutes": book.settings.minutes},
+        "kept": book.settings.requests,
     }
 
 
+def timeline(found: Json) -> Json:
+    """What the page is told of a tenant."""
+    return {**found, "stances": _ordered(found["stances"])}
+
+
 def _minute(one: Minute) -> Json:
-    requests = one.requests
     return {
         "at": one.at * 60,
         **one.outcomes,
         "prompt": one.prompt,
         "completion": one.completion,
-        "work": one.work / requests if requests else None,
+        "work": one.work,
     }
 
 
 def _window(minutes: list[Minute]) -> Json:
-    overhead = [sum(column) for column in zip(*(one.overhead for one in minutes), strict=True)]
-    requests = sum(overhead)
     return {
-        "minutes": len(minutes),
         "outcomes": {name: sum(one.outcomes[name] for one in minutes) for name in OUTCOMES},
         "prompt": sum(one.prompt for one in minutes),
         "completion": sum(one.completion for one in minutes),
-        "stances": _ordered(_added(one.stances for one in minutes)),
-        "codes": _ordered(_added(one.codes for one in minutes)),
+        "stances": _added(one.stances for one in minutes),
+        "codes": _added(one.codes for one in minutes),
         "levels": [sum(one.levels[n] for one in minutes) for n in range(LEVELS)],
-        "overhead": {
-            "bounds": SECONDS,
-            "counts": overhead,
-            "mean": sum(one.work for one in minutes) / requests if requests else None,
-            **{name: quantile(overhead, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
-        },
+        "overhead": [sum(column) for column in zip(*(one.overhead for one in minutes), strict=True)],
+        "work": sum(one.work for one in minutes),
     }
 
 
 def _upstream(one: Asking) -> Json:
-    state = "failing" if one.failed else "answers" if one.replied_at else "not asked yet"
     return {
-        "state": state,
         "replies": one.replies,
         "failures": one.failures,
         "failed": one.failed,
-        "replied_at": one.replied_at or None,
-        "failed_at": one.failed_at or None,
+        "replied_at": one.replied_at,
+        "failed_at": one.failed_at,
         "code": one.code,
     }
 
 
-def _tenants(book: Book, now: float) -> list[Json]:
-    """Tenants with their last hour, the latest first."""
-    found = []
-    for name, one in reversed(book.tenants.items()):
+def _state(one: Json) -> str:
+    """How an upstream is, by what came last."""
+    if one["failed_at"] > one["replied_at"]:
+        return "failing"
+    return "answers" if one["replied_at"] else "not asked yet"
+
+
+def _tenants(book: Book, now: float) -> Json:
+    found = {}
+    for name, one in book.tenants.items():
         requests, errors, tokens = one.lane.totals(HOUR, int(now // 60))
-        found.append({
-            "name": name,
+        found[name] = {
             "requests": requests,
             "errors": errors,
             "tokens": tokens,
             "level": max(one.raised.values(), default=0),
             "seen": one.seen,
-        })  # fmt: skip
+        }
     return found
 
 
