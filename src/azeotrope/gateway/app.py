@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable
 from math import ceil
 from time import perf_counter
@@ -15,6 +14,7 @@ from azeotrope.gateway import http
 from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, asks_for_reasoning, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
+from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
 from azeotrope.gateway.logs import log
@@ -50,6 +50,7 @@ class Gateway:
         self.settings, self.policy = settings, policy
         self.desk = desk or Desk()
         self.metrics = Metrics()
+        self._ids = Ids()
         shelf = shelf or MemoryShelf(settings.vault.megabytes << 20)
         self._vault = Vault(shelf, master, ttl=settings.vault.hours * 3600)
         self.relay = Relay(self._vault, master)
@@ -124,7 +125,7 @@ class Gateway:
             if method != "POST":
                 await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
                 return
-            case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
+            case = Case(f"req_{self._ids.hex(12)}", dialect(name), perf_counter())
             await self._answer(case, scope, receive, send)
         elif method not in ("GET", "HEAD"):
             await self._missing(send, path)
@@ -277,20 +278,23 @@ class Gateway:
 
     async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
         """Do `work`, and stop it in the middle if the client goes. Raises GoneError then."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
 
         async def listen() -> None:
+            nonlocal gone
             while (await receive())["type"] != "http.disconnect":
                 pass
+            gone = True
             task.cancel()
 
-        ears = asyncio.ensure_future(listen())
+        ears = asyncio.get_running_loop().create_task(listen())
         try:
-            await task
+            await work
         except asyncio.CancelledError:
-            if ears.done() and not ears.cancelled():
+            if gone and not task.uncancel():  # nobody else wants us to stop
                 raise http.GoneError from None
-            task.cancel()
             raise
         finally:
             ears.cancel()
