@@ -130,8 +130,8 @@ class Case:
     def count(self, metrics: Metrics) -> None:
         """Count what happened."""
         name, job = self.outward.name, self.job
-        metrics.count(name, self.status, self.decision.stance.name if self.decision else "none")
-        metrics.duration.labels(name).observe(perf_counter() - self.began)
+        stance = self.decision.stance.name if self.decision else "none"
+        metrics.count(name, self.status, stance, perf_counter() - self.began)
         metrics.overhead.observe(max(0.0, self.overhead))
         if self.gone:
             metrics.gone.inc()
@@ -140,13 +140,10 @@ class Case:
         if self.broke:
             metrics.failures.labels(self.broke).inc()
         if job.usage is not None:
-            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
-            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
+            metrics.billed(job.usage.prompt or 0, job.usage.completion or 0)
         if job.shield is not None:
             change = job.shield.change
-            metrics.characters.labels("came").inc(change.came)
-            metrics.characters.labels("left").inc(change.left)
-            metrics.altered.inc(change.altered)
+            metrics.changed(change.came, change.left, change.altered)
         if job.pieces:
             metrics.chunks.inc(job.pieces)
             metrics.chunk.observe(job.busy / job.pieces)

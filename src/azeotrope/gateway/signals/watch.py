@@ -44,7 +44,7 @@ UNCALIBRATED: Final = Bets(0.2)
 ALARMS: Final = 1000  # recent alarms that are kept
 SWEEP: Final = 1024  # requests between two looks at silent subjects above 0
 BATCH: Final = 64  # requests that the worker reads together
-GATHER: Final = 0.02  # seconds that the worker lets them gather
+GATHER: Final = 0.05  # seconds that the worker lets them gather
 _log = logging.getLogger(__name__)
 
 
