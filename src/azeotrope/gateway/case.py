@@ -69,6 +69,8 @@ class Case:
         if job is None or job.usage is None or job.usage.completion is None:
             return counted
         billed = (job.usage.prompt or 0) + job.usage.completion
+        if job.request.n > 1 and change:  # of several choices, llama.cpp counts one
+            billed = max(billed, (job.usage.prompt or 0) + (change.came + change.answer) // 4)
         return billed if job.reasons else max(billed, counted)  # some tell it first, and the rest with the end
 
     @property

@@ -44,6 +44,7 @@ class ChatReader:
         self._splitters: dict[tuple[int, bool], Splitter] = {}  # of a choice, and of its refusal
         self._calls: dict[int, dict[int, str]] = {}  # ids by slot, in the order in which they began
         self._used = ev.Usage()
+        self._billed, self._each = 0, True  # choices that had ended at the last report of usage; see `_total`
         self._started = self._failed = False
         self._ended: set[int] = set()
         self._seen: set[int] = set()
@@ -94,8 +95,19 @@ class ChatReader:
             index = number(choice.get("index"))
             yield from self._choice(place if index is None else index, choice, part)
         if (usage := read_usage(body.get("usage"))) is not None:
-            self._used = ev.together(self._used, usage)
+            self._used = self._total(usage)
             yield self._used
+
+    def _total(self, usage: ev.Usage) -> ev.Usage:
+        """This report and those before it. llama.cpp sends one as each choice ends, of that choice alone."""
+        before, ended = self._used, len(self._ended)
+        total = ev.together(before, usage)
+        self._each = self._each and ended > self._billed
+        if self._each and self._billed:
+            completion = _sum(before.completion, usage.completion)
+            total = ev.Usage(total.prompt, completion, _sum(before.reasoning, usage.reasoning), total.cached)
+        self._billed = ended
+        return total
 
     def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
         said = mapping(choice.get(part))
@@ -104,7 +116,12 @@ class ChatReader:
         yield from thoughts
         spoken, unsure = self._content(said, index)
         told = None if unsure else choice.get("logprobs")
-        yield from beside(spoken, logprobs.read(mapping(told).get("content"))) if told else spoken
+        if told:
+            tokens = logprobs.read(mapping(told).get("content"))
+            if part == "message" and thoughts:  # of a whole reply, llama.cpp tells those of the reasoning as well
+                tokens = logprobs.after(tokens, "".join(t.text for t in thoughts), string(said.get("content")))
+            spoken = beside(spoken, tokens)
+        yield from spoken
         if words := string(said.get("refusal")):
             yield from self._split(words, index, refusal=True)[0]
         yield from self._tools(said, index, part)
@@ -180,6 +197,11 @@ class ChatReader:
         return found, unsure
 
 
+def _sum(first: int | None, second: int | None) -> int | None:
+    """The sum of two counts, of which either may be unsaid."""
+    return None if first is None and second is None else (first or 0) + (second or 0)
+
+
 def failure(error: Any) -> ev.Failure:
     """An error object of an OpenAI-compatible upstream, in a reply or in the middle of a stream."""
     told = mapping(error)
@@ -223,7 +245,7 @@ def _thinking(inner: Any) -> Iterator[str]:
             yield words
 
 
-def _reasoning(said: Json, index: int) -> Iterator[ev.Event]:
+def _reasoning(said: Json, index: int) -> Iterator[ev.Reasoning]:
     plain = string(said.get("reasoning_content")) or string(said.get("reasoning"))
     if plain:
         yield ev.Reasoning(plain, index)
