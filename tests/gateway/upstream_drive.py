@@ -145,8 +145,12 @@ class Own:
             return False
 
     def busy(self) -> bool:
-        """Whether a reply is being written."""
+        """Whether a reply is being written. Asked often, llama.cpp does not notice that a client went."""
         return any(slot["is_processing"] for slot in self.get("/slots"))
+
+    def logged(self, words: str) -> int:
+        """How often its log says something."""
+        return self.log.read_text(encoding="utf-8", errors="replace").count(words)
 
 
 @contextmanager

@@ -58,10 +58,10 @@ def spelling(tokens: Sequence[ev.Logprob], words: str) -> tuple[ev.Logprob, ...]
     return tuple(tokens[:-1]) if len(spelt) - len(pieces[-1]) <= len(wanted) else ()
 
 
-def after(tokens: Sequence[ev.Logprob], thoughts: str, words: str) -> Sequence[ev.Logprob]:
+def after(tokens: tuple[ev.Logprob, ...], thoughts: str, words: str) -> tuple[ev.Logprob, ...]:
     """The tokens that spell `words` at the end, if `thoughts` are spelled before them; else all of them.
 
-    >>> tokens = [ev.Logprob(t, -0.1) for t in ("Hm", ".", "</think>", "4", "2", "<end>")]
+    >>> tokens = tuple(ev.Logprob(t, -0.1) for t in ("Hm", ".", "</think>", "4", "2", "<end>"))
     >>> [token.token for token in after(tokens, "Hm.", "42")]
     ['4', '2', '<end>']
     """
