@@ -66,25 +66,24 @@ def test_several_choices(served: Served, stream: bool) -> None:
     assert all(found.values())
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_log_probabilities_of_the_answer_and_of_nothing_else(served: Served, stream: bool) -> None:
+def test_log_probabilities_of_the_answer_and_of_nothing_else(served: Served) -> None:
+    """The server lists those of the reasoning, too: of a whole reply in one list with the answer's."""
     create: Any = served.openai.chat.completions.create
     given = {"model": "chat-exact", "messages": RAIN, **SAME, "logprobs": True, "top_logprobs": 2}
-    if stream:
-        choices = [c.choices[0] for c in create(**given, stream=True) if c.choices]
-        tokens = [token for c in choices if c.logprobs for token in c.logprobs.content or ()]
-    else:
-        tokens = create(**given).choices[0].logprobs.content
-    text = served.last.told("content")
-    assert text
-    told = [choice["logprobs"]["content"] for chunk in served.last.chunks for choice in chunk["choices"]
-            if choice.get("logprobs")]  # fmt: skip
-    there = [entry for entries in told for entry in entries]
-    assert 0 < len(tokens) < len(there)
-    spelt = "".join(token.token for token in tokens)  # of a stream, less what may have been a tag
-    assert text.endswith(spelt) if stream else text == spelt
-    assert [t.logprob for t in tokens] == [entry["logprob"] for entry in there[-len(tokens) :]]
+    chunks = [c.choices[0] for c in create(**given, stream=True) if c.choices]
+    tokens = [token for c in chunks if c.logprobs for token in c.logprobs.content or ()]
+    assert 0 < len(tokens) < told(served)
+    assert served.last.told("content").endswith("".join(token.token for token in tokens))  # less what may be a tag
     assert {len(token.top_logprobs) for token in tokens} == {2}
+    whole = create(**given).choices[0]
+    assert told(served) > 0
+    assert whole.logprobs is None
+    bare = create(**given, reasoning_effort="none").choices[0]
+    assert "".join(token.token for token in bare.logprobs.content) == bare.message.content
+    entries = served.last.chunks[0]["choices"][0]["logprobs"]["content"]
+    assert [token.logprob for token in bare.logprobs.content] == [
+        entry["logprob"] for entry in entries[: len(bare.logprobs.content)]
+    ]
 
 
 # Plain completions
@@ -149,3 +148,9 @@ def test_messages(served: Served, dialect: str, stream: bool) -> None:
     assert said["thoughts"]
     assert reply.usage.output_tokens == said["tokens"]
     assert reply.stop_reason in ("end_turn", "max_tokens")
+
+
+def told(served: Served) -> int:
+    """How many log-probabilities the server told."""
+    choices = [choice for chunk in served.last.chunks for choice in chunk["choices"]]
+    return sum(len(choice["logprobs"]["content"]) for choice in choices if choice.get("logprobs"))

@@ -116,12 +116,7 @@ class ChatReader:
         yield from thoughts
         spoken, unsure = self._content(said, index)
         told = None if unsure else choice.get("logprobs")
-        if told:
-            tokens = logprobs.read(mapping(told).get("content"))
-            if part == "message" and thoughts:  # of a whole reply, llama.cpp tells those of the reasoning as well
-                tokens = logprobs.after(tokens, "".join(t.text for t in thoughts), string(said.get("content")))
-            spoken = beside(spoken, tokens)
-        yield from spoken
+        yield from beside(spoken, logprobs.read(mapping(told).get("content"))) if told else spoken
         if words := string(said.get("refusal")):
             yield from self._split(words, index, refusal=True)[0]
         yield from self._tools(said, index, part)
@@ -245,7 +240,7 @@ def _thinking(inner: Any) -> Iterator[str]:
             yield words
 
 
-def _reasoning(said: Json, index: int) -> Iterator[ev.Reasoning]:
+def _reasoning(said: Json, index: int) -> Iterator[ev.Event]:
     plain = string(said.get("reasoning_content")) or string(said.get("reasoning"))
     if plain:
         yield ev.Reasoning(plain, index)

@@ -58,25 +58,6 @@ def spelling(tokens: Sequence[ev.Logprob], words: str) -> tuple[ev.Logprob, ...]
     return tuple(tokens[:-1]) if len(spelt) - len(pieces[-1]) <= len(wanted) else ()
 
 
-def after(tokens: tuple[ev.Logprob, ...], thoughts: str, words: str) -> tuple[ev.Logprob, ...]:
-    """The tokens that spell `words` at the end, if `thoughts` are spelled before them; else all of them.
-
-    >>> tokens = tuple(ev.Logprob(t, -0.1) for t in ("Hm", ".", "</think>", "4", "2", "<end>"))
-    >>> [token.token for token in after(tokens, "Hm.", "42")]
-    ['4', '2', '<end>']
-    """
-    wanted, pieces = _bytes(words), [token.raw or _bytes(token.token) for token in tokens]
-    for end in (len(tokens), len(tokens) - 1):  # the last may be the one that ends the turn
-        start, size = end, 0
-        while start > 0 and size < len(wanted):
-            start -= 1
-            size += len(pieces[start])
-        found = size == len(wanted) and b"".join(pieces[start:end]) == wanted
-        if found and thoughts.strip() and _bytes(thoughts.strip()) in b"".join(pieces[:start]):
-            return tokens[start:]
-    return tokens
-
-
 def entry(token: ev.Logprob) -> Json:
     """An entry of `content`."""
     top = [{"token": t.token, "logprob": t.logprob, "bytes": list(_bytes(t.token))} for t in token.top]
