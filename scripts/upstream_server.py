@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=4, help="replies at a time")
     parser.add_argument("--budget", type=int, default=48, help="tokens after which reasoning is ended")
+    parser.add_argument("--raw", action="store_true", help="leave reasoning in the text")
     given = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path = str(model())
@@ -42,6 +43,8 @@ def main() -> None:
     params.chat_template = TEMPLATE.read_text(encoding="utf-8")
     params.use_jinja = True
     params.enable_reasoning = 1
+    if given.raw:
+        params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     params.sampling.reasoning_budget_tokens = given.budget
     params.endpoint_slots = True
     params.ui = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ import anthropic
 import openai
 import pytest
 from gateway_drive import lines
+from upstream_drive import own_server
 from upstream_served import DIALECTS, GUARD, RAIN, SAME, Served, chat, parts, real
 
 from azeotrope.core.types import Trace
@@ -58,6 +60,20 @@ def test_hidden_reasoning_leaves_no_trace(served: Served, dialect: str, stream: 
     assert "reasoning" not in text
     last = json.loads(text) if not stream else json.loads(text.split("data: ")[-2])
     assert 0 < last["usage"]["completion_tokens"] < said["tokens"]
+
+
+def test_reasoning_that_the_server_leaves_in_the_text(tmp_path: Path) -> None:
+    """Told to, llama.cpp writes the tags: the opening one, too, which is in the template."""
+    with own_server(tmp_path, raw=True) as own, real(tmp_path, own.url + "/v1") as served:
+        for stream in (False, True):
+            text, thoughts, _, _ = chat(served, "chat-exact", stream)
+            before, tag, after = served.last.told("content").removeprefix("<think>").partition("</think>")
+            assert tag
+            assert (thoughts, text) == (before, after)
+            body = {"model": "chat-hide", "messages": RAIN, **SAME, "stream": stream}
+            _, raw = served.raw("/v1/chat/completions", body)
+            assert "think" not in raw
+            assert not any(sentence in raw for sentence in before.strip().split(". ")[:-1])
 
 
 # Tools

@@ -20,7 +20,7 @@ from aiohttp import web
 from gateway_drive import Json, free_port, in_a_thread
 
 UPSTREAM = "AZEOTROPE_TEST_UPSTREAM"  # its address, with /v1
-SERVER = "AZEOTROPE_TEST_UPSTREAM_SERVER"  # the command that starts one: --port, --slots, --budget
+SERVER = "AZEOTROPE_TEST_UPSTREAM_SERVER"  # the command that starts one: --port, --slots, --budget, --raw
 
 
 def needed(variable: str) -> str:
@@ -111,12 +111,13 @@ class Own:
     url: str
     log: Path
     port: int
+    raw: bool
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with self.log.open("ab") as log:
-            command = [needed(SERVER), "--port", str(self.port), "--slots", "1"]
+            command = [needed(SERVER), "--port", str(self.port), "--slots", "1", *["--raw"] * self.raw]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
         def ready() -> bool:
@@ -154,10 +155,10 @@ class Own:
 
 
 @contextmanager
-def own_server(folder: Path) -> Iterator[Own]:
-    """A server with one slot; it ends with the test."""
+def own_server(folder: Path, *, raw: bool = False) -> Iterator[Own]:
+    """A server with one slot; it ends with the test. `raw`: it does not tell reasoning apart."""
     port = free_port()
-    own = Own(f"http://127.0.0.1:{port}", folder / "server.log", port)
+    own = Own(f"http://127.0.0.1:{port}", folder / "server.log", port, raw)
     own.start()
     try:
         yield own

@@ -63,9 +63,9 @@ class Served:
 
 
 @contextmanager
-def real(folder: Path) -> Iterator[Served]:
+def real(folder: Path, target: str | None = None) -> Iterator[Served]:
     """The gateway as a process before the real upstream, by way of a recorder."""
-    with recording(needed(UPSTREAM)) as (recorder, address):
+    with recording(target or needed(UPSTREAM)) as (recorder, address):
         models = {f"{d}-{s}": {"upstream": d, "served": "smollm2"} for d in DIALECTS for s in STANCES}
         upstreams = {d: {"url": address, "dialect": d, "retries": 0} for d in DIALECTS}
         upstreams["chat"]["shows"] = "logprobs"
