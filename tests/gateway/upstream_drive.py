@@ -159,11 +159,12 @@ def own_server(folder: Path, *, raw: bool = False) -> Iterator[Own]:
     """A server with one slot; it ends with the test. `raw`: it does not tell reasoning apart."""
     port = free_port()
     own = Own(f"http://127.0.0.1:{port}", folder / "server.log", port, raw)
-    own.start()
     try:
+        own.start()
         yield own
     finally:
-        own.kill()
+        if own.process is not None:
+            own.kill()
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float = 120.0) -> None:
