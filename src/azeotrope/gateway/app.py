@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from math import ceil
 from time import perf_counter
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import http
-from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, asks_for_reasoning, problem_of, unrecorded
+from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, facts_of, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
+from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
 from azeotrope.gateway.logs import log
@@ -23,7 +23,7 @@ from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
 from azeotrope.gateway.settings import TEACHER, ServerFile, UpstreamSettings
 from azeotrope.gateway.status.site import open_site
-from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
+from azeotrope.gateway.table import Decision, PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
@@ -55,6 +55,7 @@ class Gateway:
         self.settings, self.policy = settings, policy
         self.desk = desk or Desk()
         self.metrics = Metrics()
+        self._ids = Ids()
         shelf = shelf or MemoryShelf(settings.vault.megabytes << 20)
         self._vault = Vault(shelf, master, ttl=settings.vault.hours * 3600)
         self.relay = Relay(self._vault, master)
@@ -142,7 +143,7 @@ class Gateway:
             if method != "POST":
                 await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
                 return
-            case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
+            case = Case(f"req_{self._ids.hex(12)}", dialect(name), perf_counter())
             if self._tracing is not None:
                 self._tracing.begin(case, scope)
             await self._answer(case, scope, receive, send)
@@ -237,7 +238,7 @@ class Gateway:
         if self._tracing is not None:
             upstream = self._tracing.around(case, upstream)
         case.level, case.reasons = self.desk.level(case.identity, policy.failing)
-        case.decision = decision = policy.decide(_facts(request, case.identity, case.level))
+        case.decision = decision = policy.decide(facts_of(request, case.identity, case.level))
         _allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
         estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
@@ -310,20 +311,23 @@ class Gateway:
 
     async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
         """Do `work`, and stop it in the middle if the client goes. Raises GoneError then."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
 
         async def listen() -> None:
+            nonlocal gone
             while (await receive())["type"] != "http.disconnect":
                 pass
+            gone = True
             task.cancel()
 
-        ears = asyncio.ensure_future(listen())
+        ears = asyncio.get_running_loop().create_task(listen())
         try:
-            await task
+            await work
         except asyncio.CancelledError:
-            if ears.done() and not ears.cancelled():
+            if gone and not task.uncancel():  # nobody else wants us to stop
                 raise http.GoneError from None
-            task.cancel()
             raise
         finally:
             ears.cancel()
@@ -364,21 +368,6 @@ class Gateway:
         if after is not None:
             headers.append((b"retry-after", str(max(1, ceil(after))).encode()))
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
-
-
-def _facts(request: Request, identity: Identity, level: int) -> Facts:
-    return Facts(
-        tenant=identity.tenant,
-        tier=identity.tier,
-        model=request.model,
-        dialect=request.dialect,
-        level=level,
-        stream=request.stream,
-        tools=bool(request.tools),
-        logprobs=request.logprobs,
-        reasoning=asks_for_reasoning(request),
-        most_tokens=request.max_tokens,
-    )
 
 
 def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> None:

@@ -16,7 +16,7 @@ from azeotrope.gateway.ledger.key_store import now_ms
 from azeotrope.gateway.ledger.quota import LimitError, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.relay import Job, RefusedError
-from azeotrope.gateway.table import Decision
+from azeotrope.gateway.table import Decision, Facts
 from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
@@ -81,6 +81,8 @@ class Case:
         if job is None or job.usage is None or job.usage.completion is None:
             return counted
         billed = (job.usage.prompt or 0) + job.usage.completion
+        if job.request.n > 1 and change:  # of several choices, llama.cpp counts one
+            billed = max(billed, (job.usage.prompt or 0) + (change.came + change.answer) // 4)
         return billed if job.reasons else max(billed, counted)  # some tell it first, and the rest with the end
 
     @property
@@ -142,8 +144,8 @@ class Case:
     def count(self, metrics: Metrics) -> None:
         """Count what happened."""
         name, job = self.outward.name, self.job
-        metrics.count(name, self.status, self.decision.stance.name if self.decision else "none")
-        metrics.duration.labels(name).observe(self.took)
+        stance = self.decision.stance.name if self.decision else "none"
+        metrics.count(name, self.status, stance, self.took)
         metrics.overhead.observe(max(0.0, self.overhead))
         if self.gone:
             metrics.gone.inc()
@@ -152,13 +154,10 @@ class Case:
         if self.broke:
             metrics.failures.labels(self.broke).inc()
         if job.usage is not None:
-            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
-            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
+            metrics.billed(job.usage.prompt or 0, job.usage.completion or 0)
         if job.shield is not None:
             change = job.shield.change
-            metrics.characters.labels("came").inc(change.came)
-            metrics.characters.labels("left").inc(change.left)
-            metrics.altered.inc(change.altered)
+            metrics.changed(change.came, change.left, change.altered)
         if job.pieces:
             metrics.chunks.inc(job.pieces)
             metrics.chunk.observe(job.busy / job.pieces)
@@ -196,3 +195,19 @@ def unrecorded() -> Problem:
 def asks_for_reasoning(request: Request) -> bool:
     """Whether a request wants the model to reason."""
     return request.effort not in (None, "none") or bool(request.reasoning_budget)
+
+
+def facts_of(request: Request, identity: Identity, level: int) -> Facts:
+    """What a policy may look at of a request."""
+    return Facts(
+        tenant=identity.tenant,
+        tier=identity.tier,
+        model=request.model,
+        dialect=request.dialect,
+        level=level,
+        stream=request.stream,
+        tools=bool(request.tools),
+        logprobs=request.logprobs,
+        reasoning=asks_for_reasoning(request),
+        most_tokens=request.max_tokens,
+    )

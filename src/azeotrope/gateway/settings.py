@@ -149,7 +149,7 @@ class LimitSettings(Settings):
 
     def of(self, identity: Identity) -> Limits:
         """The limits of a key."""
-        return Limits(
+        return Limits.model_construct(  # both were checked when the file was read
             key=self.tiers.get(identity.tier, self.key), tenant=self.tenants.get(identity.tenant, self.tenant)
         )
 
