@@ -497,6 +497,7 @@ def test_two_processes_show_what_both_served(tmp_path: Path, monkeypatch: pytest
         file.write_text(
             f"azeotrope_server: 1\nlisten: {{workers: 2}}\nupstreams: {{main: {{url: '{address}'}}}}\n"
             "status: {token_env: AZ_STATUS_TOKEN}\n"
+            f"ledger: {{folder: '{tmp_path / 'ledger'}'}}\n"  # where processes share a key
         )
         with server("--config", str(file)) as (process, url):
             for _ in range(12):
