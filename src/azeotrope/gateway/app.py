@@ -33,6 +33,7 @@ T = TypeVar("T")
 ROUTES = {f"/v1{path}": name for name, path in PATHS.items()}
 POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
+CUT = Problem(400, "invalid_request", "The request's body cannot be read to its end; send it again.", "bad_body")
 
 
 class Gateway:
@@ -164,12 +165,14 @@ class Gateway:
         """One request for a reply, whatever happens to it."""
         self.active += 1
         self.metrics.active.set(self.active)
-        stream = http.Stream(send, [(b"x-request-id", case.id.encode())])
+        stream = http.Stream(send, [(b"x-request-id", case.id.encode())], self.settings.listen.stuck_seconds)
         try:
             await self._serve(case, scope, receive, send, stream)
             case.status = 200
-        except http.GoneError:
+        except http.GoneError as error:
             case.gone, case.status = True, CLIENT_GONE
+            if isinstance(error, http.CutError):  # maybe it is there still, with chunks that cannot be read
+                await self._plain(send, 400, case.outward.error(CUT), self._headers(case))
         except (RefusedError, UpstreamError, RequestError, http.BodyError, AzeotropeError) as error:
             await self._refuse(case, error, send, stream)
         except Exception:  # a bug must not show its text to a client, nor end the server
@@ -210,7 +213,7 @@ class Gateway:
         estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
         lease = await self.desk.admit(case.identity, estimate)
         try:
-            await self._until_gone(case, receive, self._relay(case, job, upstream, send, stream))
+            await self._until_gone(receive, self._relay(case, job, upstream, send, stream), stream)
         except http.GoneError:
             if lease is not None:  # what was written meanwhile is not known
                 await lease.settle(max(estimate, case.used))
@@ -275,24 +278,33 @@ class Gateway:
             found.append((b"x-azeotrope-overhead-ms", f"{case.overhead * 1000:.3f}".encode()))
         return found
 
-    async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
-        """Do `work`, and stop it in the middle if the client goes. Raises GoneError then."""
+    async def _until_gone(self, receive: http.Receive, work: Any, stream: http.Stream) -> None:
+        """Do `work`, and stop it in the middle if the client goes or takes nothing more. Raises GoneError then."""
         task = asyncio.ensure_future(work)
 
         async def listen() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
+            leave()
+
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            left = True
             task.cancel()
 
         ears = asyncio.ensure_future(listen())
+        stream.gone = leave
         try:
             await task
         except asyncio.CancelledError:
-            if ears.done() and not ears.cancelled():
+            if left:
                 raise http.GoneError from None
             task.cancel()
             raise
         finally:
+            stream.rest()
             ears.cancel()
 
     async def _wait(self, case: Case, work: Awaitable[T]) -> T:
@@ -305,7 +317,7 @@ class Gateway:
 
     async def _who(self, scope: http.Scope) -> Identity:
         """Whose key it is. Raises AuthError and AuthDownError."""
-        return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
+        return await self.desk.who(http.sole(scope, b"authorization", b"x-api-key"))
 
     def _model(self, request: Request, identity: Identity) -> tuple[Asked, str]:
         """The upstream of the model that was named. A model that a key may not use is not there for it."""

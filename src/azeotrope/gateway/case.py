@@ -17,7 +17,7 @@ from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.relay import Job, RefusedError
 from azeotrope.gateway.table import Decision
 from azeotrope.gateway.upstream import UpstreamError
-from azeotrope.gateway.wire.errors import Problem
+from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
@@ -160,7 +160,8 @@ def problem_of(error: Exception | None) -> tuple[Problem, float | None]:
         case UpstreamError() | BodyError():
             return error.problem, None
         case RequestError():
-            return Problem(error.status, "invalid_request", str(error), error.code, error.param), None
+            kind: Kind = "too_large" if error.status == 413 else "invalid_request"
+            return Problem(error.status, kind, str(error), error.code, error.param), None
         case AuthError():
             return Problem(401, "authentication", str(error), "invalid_api_key"), None
         case AuthDownError():

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from azeotrope.gateway.wire.checks import MOST_ITEMS, dense
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.request import (
     Call,
@@ -163,9 +164,9 @@ class _Body(_Known, frozen=True, kw_only=True):
     """A request."""
 
     model: Named
-    messages: Annotated[list[_FromUser | _FromAssistant | _FromSystem], Meta(min_length=1)]
+    messages: Annotated[list[_FromUser | _FromAssistant | _FromSystem], Meta(min_length=1, max_length=MOST_ITEMS)]
     system: str | list[_System] | None = None
-    tools: list[_Tool] | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=MOST_ITEMS)] | None = None
     tool_choice: _Auto | _Any | _One | _Never | None = None
     thinking: _Enabled | _Adaptive | _Disabled | None = None
     output_config: _Output | None = None
@@ -213,6 +214,8 @@ def read(body: bytes) -> Request:
 
 
 def _decode(body: bytes) -> _Body:
+    if refusal := dense(body):
+        raise refusal
     try:
         return _bodies.decode(body)
     except msgspec.ValidationError as error:
