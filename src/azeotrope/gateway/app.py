@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from math import ceil
 from time import perf_counter
 from typing import Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
-from azeotrope.gateway import http
-from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, asks_for_reasoning, problem_of, unrecorded
+from azeotrope.gateway import counting, http
+from azeotrope.gateway.admission import allow, facts
+from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
 from azeotrope.gateway.ledger.audit_log import AuditError
@@ -21,8 +22,8 @@ from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
-from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings, UpstreamSettings
-from azeotrope.gateway.table import Decision, Facts, PolicyBox, Snapshot
+from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings
+from azeotrope.gateway.table import PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
@@ -30,7 +31,9 @@ from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
 T = TypeVar("T")
-ROUTES = {f"/v1{path}": name for name, path in PATHS.items()}
+Serve = Callable[[Case, http.Scope, http.Receive, http.Send, http.Stream], Awaitable[None]]
+COUNT = f"/v1{counting.PATH}"
+ROUTES = {f"/v1{path}": name for name, path in PATHS.items()} | {COUNT: "messages"}
 POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
 CUT = Problem(400, "invalid_request", "The request's body cannot be read to its end; send it again.", "bad_body")
@@ -58,6 +61,13 @@ class Gateway:
         if settings.teacher is not None:
             self._upstreams[TEACHER] = _teacher(settings.teacher, policy.current)
         policy.accept(self._servable)
+        self.pages = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/openapi.json": self._document,
+            "/v1/models": self._models,
+        }
         self.active = 0
         self.draining = False
 
@@ -121,33 +131,38 @@ class Gateway:
 
     async def _http(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         path, method = scope["path"], scope["method"]
-        if (name := ROUTES.get(path)) is not None:
-            if method != "POST":
-                await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
-                return
+        name, page = ROUTES.get(path), self.pages.get(path)
+        if name is not None and method == "POST":
             case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
-            await self._answer(case, scope, receive, send)
-        elif method not in ("GET", "HEAD"):
-            await self._missing(send, path)
-        elif path == "/healthz":
-            await self._plain(send, 200, {"status": "ok"})
-        elif path == "/readyz":
-            status, word = (503, "draining") if self.draining else (200, "ok")
-            await self._plain(send, status, {"status": word})
-        elif path == "/metrics":
-            kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-            await http.reply(send, 200, self.metrics.page(), kind)
-        elif path == "/v1/models":
-            await self._models(scope, send)
+            await self._answer(case, scope, receive, send, self._count if path == COUNT else self._serve)
+        elif page is not None and method in ("GET", "HEAD"):
+            await page(scope, send)
+        elif name is not None or page is not None:
+            allowed = "POST" if name is not None else "GET, HEAD"
+            problem = Problem(405, "invalid_request", f"Use {allowed} here.", "method_not_allowed")
+            await self._plain(send, 405, dialect(name or "chat").error(problem), [(b"allow", allowed.encode())])
         else:
-            await self._missing(send, path)
+            problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
+            await self._plain(send, 404, dialect("chat").error(problem))
 
     async def _plain(self, send: http.Send, status: int, body: Any, headers: http.Headers | None = None) -> None:
         await http.reply(send, status, encode(body), headers or [])
 
-    async def _missing(self, send: http.Send, path: str) -> None:
-        problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
-        await self._plain(send, 404, dialect("chat").error(problem))
+    async def _health(self, scope: http.Scope, send: http.Send) -> None:
+        await self._plain(send, 200, {"status": "ok"})
+
+    async def _ready(self, scope: http.Scope, send: http.Send) -> None:
+        status, word = (503, "draining") if self.draining else (200, "ok")
+        await self._plain(send, status, {"status": word})
+
+    async def _metrics(self, scope: http.Scope, send: http.Send) -> None:
+        kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+        await http.reply(send, 200, self.metrics.page(), kind)
+
+    async def _document(self, scope: http.Scope, send: http.Send) -> None:
+        from azeotrope.gateway.openapi import document  # made when it is first asked for
+
+        await http.reply(send, 200, document())
 
     async def _models(self, scope: http.Scope, send: http.Send) -> None:
         """The models that this key may use, in OpenAI's shape."""
@@ -161,13 +176,15 @@ class Gateway:
         listed = [{"id": n, "object": "model", "created": 0, "owned_by": "azeotrope"} for n in sorted(allowed)]
         await self._plain(send, 200, {"object": "list", "data": listed})
 
-    async def _answer(self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
-        """One request for a reply, whatever happens to it."""
+    async def _answer(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, serve: Serve
+    ) -> None:
+        """One request for a reply or a count, whatever happens to it."""
         self.active += 1
         self.metrics.active.set(self.active)
         stream = http.Stream(send, [(b"x-request-id", case.id.encode())], self.settings.listen.stuck_seconds)
         try:
-            await self._serve(case, scope, receive, send, stream)
+            await serve(case, scope, receive, send, stream)
             case.status = 200
         except http.GoneError as error:
             case.gone, case.status = True, CLIENT_GONE
@@ -188,9 +205,10 @@ class Gateway:
             self.desk.observe(case, scope)
             await self._leftover(case)
 
-    async def _serve(
-        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
-    ) -> None:
+    async def _take(
+        self, case: Case, scope: http.Scope, receive: http.Receive, read: Callable[[bytes], Request]
+    ) -> tuple[Job, Asked]:
+        """What is asked, by whom, of whom, and what the policy says to it."""
         if self.draining:
             raise RefusedError(Problem(503, "overloaded", "The server is stopping; try another.", "draining"), 1.0)
         policy = self.policy.current
@@ -204,12 +222,35 @@ class Gateway:
             digest = self.desk.digester.begin(case.identity.tenant)
             digest.update(data)
             case.prompt_digest = digest.hexdigest()
-        case.request = request = case.outward.read(data)
+        case.request = request = read(data)
         upstream, served = self._model(request, case.identity)
         level, case.reasons = self.desk.level(case.identity, policy.failing)
-        case.decision = decision = policy.decide(_facts(request, case.identity, level))
-        _allow(request, decision, upstream.settings)
+        case.decision = decision = policy.decide(facts(request, case.identity, level))
+        allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
+        return job, upstream
+
+    async def _count(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
+    ) -> None:
+        from azeotrope.gateway.wire.messages_request import read_count
+
+        job, upstream = await self._take(case, scope, receive, read_count)
+        lease = await self.desk.admit(case.identity, 0)
+        try:
+            tokens = await self._wait(case, counting.count(job, upstream))
+            case.status = 200
+            await self._record(case)
+            await self._plain(send, 200, {"input_tokens": tokens}, self._headers(case))
+        finally:
+            if lease is not None:
+                await lease.settle(0)
+
+    async def _serve(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
+    ) -> None:
+        job, upstream = await self._take(case, scope, receive, case.outward.read)
+        request = job.request
         estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
         lease = await self.desk.admit(case.identity, estimate)
         try:
@@ -345,21 +386,6 @@ class Gateway:
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
 
 
-def _facts(request: Request, identity: Identity, level: int) -> Facts:
-    return Facts(
-        tenant=identity.tenant,
-        tier=identity.tier,
-        model=request.model,
-        dialect=request.dialect,
-        level=level,
-        stream=request.stream,
-        tools=bool(request.tools),
-        logprobs=request.logprobs,
-        reasoning=asks_for_reasoning(request),
-        most_tokens=request.max_tokens,
-    )
-
-
 def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
     """The model of our own. Raises ConfigError and MissingError."""
     from azeotrope.gateway.local import LocalUpstream
@@ -368,20 +394,3 @@ def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
     return LocalUpstream(
         settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
     )
-
-
-def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> None:
-    """Refuse what the stance does not allow. Raises RefusedError and RequestError."""
-    stance = decision.stance.stance
-    if stance.refuse:
-        raise RefusedError(Problem(403, "permission", stance.refuse, "refused_by_policy"))
-    if request.logprobs and (stance.logprobs == "none" or upstream.shows == "text"):
-        raise RequestError("Log-probabilities are not available here.", "logprobs", "unsupported_parameter")
-    if request.bias and not stance.logit_bias:
-        raise RequestError("'logit_bias' is not available here.", "logit_bias", "unsupported_parameter")
-    if request.dialect == "completions" and not stance.raw_prompts:
-        raise RefusedError(
-            Problem(
-                403, "permission", "Plain completions are not available here; use chat completions.", "raw_prompt"
-            )
-        )
