@@ -114,7 +114,7 @@ def _failures(shape: str, *statuses: int) -> Json:
 def _post(title: str, asked: Json, reply: str, shape: str, *, streams: bool) -> Json:
     content = _content(_ref(reply))
     if streams:
-        content |= _content(TEXT, "text/event-stream")
+        content |= {"text/event-stream": {}}
     done = {"description": title, "content": content, "headers": {"X-Request-Id": {"schema": TEXT}}}
     return {
         "summary": title,
