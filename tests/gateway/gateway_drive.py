@@ -18,6 +18,7 @@ from granian.server.embed import Server
 
 from azeotrope.gateway.app import Gateway
 from azeotrope.gateway.desk import Desk
+from azeotrope.gateway.listening import options
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile
 from azeotrope.gateway.table import PolicyBox
@@ -185,7 +186,10 @@ def serving_app(gateway: Gateway, port: int | None = None) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
 
     async def start() -> Callable[[], Awaitable[None]]:
-        server = Server(gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
+        server = Server(
+            gateway, address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False,
+            **options(gateway.settings.listen),
+        )  # fmt: skip
         task = asyncio.ensure_future(server.serve())
         await answers(f"{url}/healthz")
 

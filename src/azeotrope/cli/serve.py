@@ -81,6 +81,8 @@ def _granian(settings: Any) -> None:
     from granian.log import LogLevels
     from granian.server import Server
 
+    from azeotrope.gateway.listening import options
+
     listen = settings.listen
     Server(
         "azeotrope.gateway.boot:make",
@@ -91,7 +93,6 @@ def _granian(settings: Any) -> None:
         workers=listen.workers,
         log_access=False,
         log_level=LogLevels.warning,
-        websockets=False,
-        backpressure=10_000,
         workers_kill_timeout=int(listen.drain) + 5,
+        **options(listen),
     ).serve()

@@ -10,8 +10,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
-from azeotrope.gateway import http
-from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, facts_of, problem_of, unrecorded
+from azeotrope.gateway import counting, http
+from azeotrope.gateway.admission import allow, facts
+from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
 from azeotrope.gateway.ids import Ids
@@ -21,9 +22,9 @@ from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
-from azeotrope.gateway.settings import TEACHER, ServerFile, UpstreamSettings
+from azeotrope.gateway.settings import TEACHER, ServerFile
 from azeotrope.gateway.status.site import open_site
-from azeotrope.gateway.table import Decision, PolicyBox, Snapshot
+from azeotrope.gateway.table import PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from azeotrope.gateway.traces.spans import Tracing
 
 T = TypeVar("T")
-ROUTES = {f"/v1{path}": name for name, path in PATHS.items()}
+Serve = Callable[[Case, http.Scope, http.Receive, http.Send, http.Stream], Awaitable[None]]
+COUNT = f"/v1{counting.PATH}"
+ROUTES = {f"/v1{path}": name for name, path in PATHS.items()} | {COUNT: "messages"}
 POLL = 1.0  # seconds between looks at the policy file
 REPLY_TOKENS = 1024  # reserved for a reply whose length the request does not bound
+CUT = Problem(400, "invalid_request", "The request's body cannot be read to its end; send it again.", "bad_body")
 
 
 class Gateway:
@@ -65,6 +69,13 @@ class Gateway:
 
             self._upstreams[TEACHER] = open_teacher(settings.teacher, policy.current)
         policy.accept(self._servable)
+        self.pages = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+            "/openapi.json": self._document,
+            "/v1/models": self._models,
+        }
         self.active = 0
         self.draining = False
         self.over: list[Callable[[Case], None]] = [lambda case: case.count(self.metrics)]  # told of every case
@@ -139,37 +150,42 @@ class Gateway:
 
     async def _http(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         path, method = scope["path"], scope["method"]
-        if (name := ROUTES.get(path)) is not None:
-            if method != "POST":
-                await self._plain(send, 405, {"error": {"message": "Use POST."}}, [(b"allow", b"POST")])
-                return
+        name, page = ROUTES.get(path), self.pages.get(path)
+        if name is not None and method == "POST":
             case = Case(f"req_{self._ids.hex(12)}", dialect(name), perf_counter())
             if self._tracing is not None:
                 self._tracing.begin(case, scope)
-            await self._answer(case, scope, receive, send)
-        elif method not in ("GET", "HEAD"):
-            await self._missing(send, path)
-        elif path == "/healthz":
-            await self._plain(send, 200, {"status": "ok"})
-        elif path == "/readyz":
-            status, word = (503, "draining") if self.draining else (200, "ok")
-            await self._plain(send, status, {"status": word})
-        elif path == "/metrics":
-            kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-            await http.reply(send, 200, self.metrics.page(), kind)
-        elif path == "/v1/models":
-            await self._models(scope, send)
-        elif self.site is not None and self.site.owns(path):
+            await self._answer(case, scope, receive, send, self._count if path == COUNT else self._serve)
+        elif page is not None and method in ("GET", "HEAD"):
+            await page(scope, send)
+        elif name is not None or page is not None:
+            allowed = "POST" if name is not None else "GET, HEAD"
+            problem = Problem(405, "invalid_request", f"Use {allowed} here.", "method_not_allowed")
+            await self._plain(send, 405, dialect(name or "chat").error(problem), [(b"allow", allowed.encode())])
+        elif self.site is not None and self.site.owns(path) and method in ("GET", "HEAD"):
             await self.site.answer(scope, send)
         else:
-            await self._missing(send, path)
+            problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
+            await self._plain(send, 404, dialect("chat").error(problem))
 
     async def _plain(self, send: http.Send, status: int, body: Any, headers: http.Headers | None = None) -> None:
         await http.reply(send, status, encode(body), headers or [])
 
-    async def _missing(self, send: http.Send, path: str) -> None:
-        problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
-        await self._plain(send, 404, dialect("chat").error(problem))
+    async def _health(self, scope: http.Scope, send: http.Send) -> None:
+        await self._plain(send, 200, {"status": "ok"})
+
+    async def _ready(self, scope: http.Scope, send: http.Send) -> None:
+        status, word = (503, "draining") if self.draining else (200, "ok")
+        await self._plain(send, status, {"status": word})
+
+    async def _metrics(self, scope: http.Scope, send: http.Send) -> None:
+        kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+        await http.reply(send, 200, self.metrics.page(), kind)
+
+    async def _document(self, scope: http.Scope, send: http.Send) -> None:
+        from azeotrope.gateway.openapi import document  # made when it is first asked for
+
+        await http.reply(send, 200, document())
 
     async def _models(self, scope: http.Scope, send: http.Send) -> None:
         """The models that this key may use, in OpenAI's shape."""
@@ -183,16 +199,20 @@ class Gateway:
         listed = [{"id": n, "object": "model", "created": 0, "owned_by": "azeotrope"} for n in sorted(allowed)]
         await self._plain(send, 200, {"object": "list", "data": listed})
 
-    async def _answer(self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
-        """One request for a reply, whatever happens to it."""
+    async def _answer(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, serve: Serve
+    ) -> None:
+        """One request for a reply or a count, whatever happens to it."""
         self.active += 1
         self.metrics.active.set(self.active)
-        stream = http.Stream(send, [(b"x-request-id", case.id.encode())])
+        stream = http.Stream(send, [(b"x-request-id", case.id.encode())], self.settings.listen.stuck_seconds)
         try:
-            await self._serve(case, scope, receive, send, stream)
+            await serve(case, scope, receive, send, stream)
             case.status = 200
-        except http.GoneError:
+        except http.GoneError as error:
             case.gone, case.status = True, CLIENT_GONE
+            if isinstance(error, http.CutError):  # maybe it is there still, with chunks that cannot be read
+                await self._plain(send, 400, case.outward.error(CUT), self._headers(case))
         except (RefusedError, UpstreamError, RequestError, http.BodyError, AzeotropeError) as error:
             await self._refuse(case, error, send, stream)
         except Exception:  # a bug must not show its text to a client, nor end the server
@@ -216,9 +236,10 @@ class Gateway:
             except Exception:  # what was answered is answered
                 log.exception("Request %s is not counted.", case.id)
 
-    async def _serve(
-        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
-    ) -> None:
+    async def _take(
+        self, case: Case, scope: http.Scope, receive: http.Receive, read: Callable[[bytes], Request]
+    ) -> tuple[Job, Asked]:
+        """What is asked, by whom, of whom, and what the policy says to it."""
         if self.draining:
             raise RefusedError(Problem(503, "overloaded", "The server is stopping; try another.", "draining"), 1.0)
         policy = self.policy.current
@@ -232,19 +253,42 @@ class Gateway:
             digest = self.desk.digester.begin(case.identity.tenant)
             digest.update(data)
             case.prompt_digest = digest.hexdigest()
-        case.request = request = case.outward.read(data)
+        case.request = request = read(data)
         case.upstream, served = self._model(request, case.identity)
         upstream = self._upstreams[case.upstream]
         if self._tracing is not None:
             upstream = self._tracing.around(case, upstream)
         case.level, case.reasons = self.desk.level(case.identity, policy.failing)
-        case.decision = decision = policy.decide(facts_of(request, case.identity, case.level))
-        _allow(request, decision, upstream.settings)
+        case.decision = decision = policy.decide(facts(request, case.identity, case.level))
+        allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
+        return job, upstream
+
+    async def _count(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
+    ) -> None:
+        from azeotrope.gateway.wire.messages_request import read_count
+
+        job, upstream = await self._take(case, scope, receive, read_count)
+        lease = await self.desk.admit(case.identity, 0)
+        try:
+            tokens = await self._wait(case, counting.count(job, upstream))
+            case.status = 200
+            await self._record(case)
+            await self._plain(send, 200, {"input_tokens": tokens}, self._headers(case))
+        finally:
+            if lease is not None:
+                await lease.settle(0)
+
+    async def _serve(
+        self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, stream: http.Stream
+    ) -> None:
+        job, upstream = await self._take(case, scope, receive, case.outward.read)
+        request = job.request
         estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
         lease = await self.desk.admit(case.identity, estimate)
         try:
-            await self._until_gone(case, receive, self._relay(case, job, upstream, send, stream))
+            await self._until_gone(receive, self._relay(case, job, upstream, send, stream), stream)
         except http.GoneError:
             if lease is not None:  # what was written meanwhile is not known
                 await lease.settle(max(estimate, case.used))
@@ -309,27 +353,33 @@ class Gateway:
             found.append((b"x-azeotrope-overhead-ms", f"{case.overhead * 1000:.3f}".encode()))
         return found
 
-    async def _until_gone(self, case: Case, receive: http.Receive, work: Any) -> None:
-        """Do `work`, and stop it in the middle if the client goes. Raises GoneError then."""
+    async def _until_gone(self, receive: http.Receive, work: Any, stream: http.Stream) -> None:
+        """Do `work`, and stop it in the middle if the client goes or takes nothing more. Raises GoneError then."""
         task = asyncio.current_task()
         assert task is not None
-        gone = False
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                task.cancel()
 
         async def listen() -> None:
-            nonlocal gone
             while (await receive())["type"] != "http.disconnect":
                 pass
-            gone = True
-            task.cancel()
+            leave()
 
         ears = asyncio.get_running_loop().create_task(listen())
+        stream.gone = leave
         try:
             await work
         except asyncio.CancelledError:
-            if gone and not task.uncancel():  # nobody else wants us to stop
+            if left and not task.uncancel():  # nobody else wants us to stop
                 raise http.GoneError from None
             raise
         finally:
+            stream.rest()
             ears.cancel()
 
     async def _wait(self, case: Case, work: Awaitable[T]) -> T:
@@ -342,7 +392,7 @@ class Gateway:
 
     async def _who(self, scope: http.Scope) -> Identity:
         """Whose key it is. Raises AuthError and AuthDownError."""
-        return await self.desk.who(http.header(scope, b"authorization") or http.header(scope, b"x-api-key"))
+        return await self.desk.who(http.sole(scope, b"authorization", b"x-api-key"))
 
     def _model(self, request: Request, identity: Identity) -> tuple[str, str]:
         """The model's upstream and its name there. A model that a key may not use is not there for it."""
@@ -368,20 +418,3 @@ class Gateway:
         if after is not None:
             headers.append((b"retry-after", str(max(1, ceil(after))).encode()))
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
-
-
-def _allow(request: Request, decision: Decision, upstream: UpstreamSettings) -> None:
-    """Refuse what the stance does not allow. Raises RefusedError and RequestError."""
-    stance = decision.stance.stance
-    if stance.refuse:
-        raise RefusedError(Problem(403, "permission", stance.refuse, "refused_by_policy"))
-    if request.logprobs and (stance.logprobs == "none" or upstream.shows == "text"):
-        raise RequestError("Log-probabilities are not available here.", "logprobs", "unsupported_parameter")
-    if request.bias and not stance.logit_bias:
-        raise RequestError("'logit_bias' is not available here.", "logit_bias", "unsupported_parameter")
-    if request.dialect == "completions" and not stance.raw_prompts:
-        raise RefusedError(
-            Problem(
-                403, "permission", "Plain completions are not available here; use chat completions.", "raw_prompt"
-            )
-        )

@@ -16,9 +16,9 @@ from azeotrope.gateway.ledger.key_store import now_ms
 from azeotrope.gateway.ledger.quota import LimitError, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.relay import Job, RefusedError
-from azeotrope.gateway.table import Decision, Facts
+from azeotrope.gateway.table import Decision
 from azeotrope.gateway.upstream import UpstreamError
-from azeotrope.gateway.wire.errors import Problem
+from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
 
@@ -171,7 +171,8 @@ def problem_of(error: Exception | None) -> tuple[Problem, float | None]:
         case UpstreamError() | BodyError():
             return error.problem, None
         case RequestError():
-            return Problem(error.status, "invalid_request", str(error), error.code, error.param), None
+            kind: Kind = "too_large" if error.status == 413 else "invalid_request"
+            return Problem(error.status, kind, str(error), error.code, error.param), None
         case AuthError():
             return Problem(401, "authentication", str(error), "invalid_api_key"), None
         case AuthDownError():
@@ -195,19 +196,3 @@ def unrecorded() -> Problem:
 def asks_for_reasoning(request: Request) -> bool:
     """Whether a request wants the model to reason."""
     return request.effort not in (None, "none") or bool(request.reasoning_budget)
-
-
-def facts_of(request: Request, identity: Identity, level: int) -> Facts:
-    """What a policy may look at of a request."""
-    return Facts(
-        tenant=identity.tenant,
-        tier=identity.tier,
-        model=request.model,
-        dialect=request.dialect,
-        level=level,
-        stream=request.stream,
-        tools=bool(request.tools),
-        logprobs=request.logprobs,
-        reasoning=asks_for_reasoning(request),
-        most_tokens=request.max_tokens,
-    )

@@ -12,6 +12,7 @@ from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.request import Request
+from azeotrope.gateway.wire.schema import record
 from azeotrope.gateway.wire.sse import write as frame
 from azeotrope.gateway.wire.think import Splitter
 
@@ -109,6 +110,13 @@ def dialect(name: str) -> Dialect:
         PING if name == "messages" else ALIVE,
         echoes=name == "responses",
     )
+
+
+def fields(name: str) -> Json:
+    """The schema of a request in OpenAI's dialects, from the reader's own allow-list. Raises KeyError."""
+    module = {"chat": "chat_fields", "completions": "completions", "responses": "responses_fields"}[name]
+    found = import_module(f"azeotrope.gateway.wire.{module}")
+    return record(found.FIELDS, *found.NEEDED)
 
 
 NAMES = tuple(_PLACES)

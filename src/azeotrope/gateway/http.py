@@ -31,7 +31,16 @@ class BodyError(Exception):
 
 
 class GoneError(Exception):
-    """The client closed the connection."""
+    """The client closed the connection, or takes nothing of its reply."""
+
+
+class CutError(GoneError):
+    """The body ended too early: the client went, or its chunks cannot be read, which a server tells alike."""
+
+
+def headers(scope: Scope, name: bytes) -> list[str]:
+    """All headers of the request with a name."""
+    return [bytes(value).decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -42,19 +51,28 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
+def sole(scope: Scope, *names: bytes) -> str:
+    """The first of some headers that is there, "" if it is there twice: who reads which is not for us to guess."""
+    given = next((found for name in names if (found := headers(scope, name))), [])
+    return given[0] if len(given) == 1 else ""
+
+
 async def body(scope: Scope, receive: Receive, most: int, seconds: float) -> bytes:
-    """The request's body. Raises BodyError (too long, too slow, ambiguous) and GoneError.
+    """The request's body. Raises BodyError (too long, too slow, ambiguous) and CutError.
 
     A request that has both a length and a transfer encoding is refused: two servers may disagree on where it ends.
+    So is one with another encoding than "chunked".
     """
-    length = header(scope, b"content-length")
-    if length and header(scope, b"transfer-encoding"):
+    length, encodings = header(scope, b"content-length"), headers(scope, b"transfer-encoding")
+    if length and encodings:
         raise BodyError(Problem(400, "invalid_request", "The request has a length and a transfer encoding."))
+    if encodings and [one.strip().lower() for one in encodings] != ["chunked"]:
+        raise BodyError(Problem(400, "invalid_request", "The transfer encoding can be 'chunked' only, once."))
     if length and (not length.isascii() or not length.isdigit() or len(length) > 15):
         raise BodyError(Problem(400, "invalid_request", "The request's length is not a number."))
     if length and int(length) > most:
         raise BodyError(_long(most))
-    if header(scope, b"content-encoding") not in ("", "identity"):
+    if set(headers(scope, b"content-encoding")) - {"", "identity"}:
         raise BodyError(Problem(415, "invalid_request", "Compressed request bodies are not accepted."))
     pieces: list[bytes] = []
     size = 0
@@ -63,7 +81,7 @@ async def body(scope: Scope, receive: Receive, most: int, seconds: float) -> byt
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise GoneError
+                    raise CutError
                 piece = message.get("body", b"")
                 size += len(piece)
                 if size > most:
@@ -91,23 +109,47 @@ async def reply(send: Send, status: int, content: bytes, headers: Iterable[tuple
 
 
 class Stream:
-    """A reply that is sent in pieces. The first piece sends the head."""
+    """A reply that is sent in pieces. The first piece sends the head.
 
-    def __init__(self, send: Send, headers: Headers) -> None:
-        self._send, self._headers = send, headers
+    `patience` and `gone`: what is called where a client takes nothing of a piece for so many seconds. There is one
+    timer for a stream, not one for a piece, so that it can take twice as long.
+    """
+
+    def __init__(self, send: Send, headers: Headers, patience: float = 0.0) -> None:
+        self._send, self._headers, self._patience = send, headers, patience
         self.begun = False
         self.sent = 0
+        self.gone: Callable[[], object] | None = None
+        self._pieces = 0
+        self._waits = 0  # the number of the piece that is being sent, 0 between pieces
+        self._timer: asyncio.TimerHandle | None = None
 
     async def write(self, piece: bytes) -> None:
         """Send a piece."""
         if not self.begun:
             self.begun = True
+            if self._patience and self.gone is not None:
+                self._watch(0)
             await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM, *self._headers]})
         self.sent += len(piece)
+        self._pieces = self._waits = self._pieces + 1
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._waits = 0
 
     async def end(self) -> None:
         """Nothing more comes."""
         if not self.begun:
             await self.write(b"")
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def rest(self) -> None:
+        """Nobody is to be called any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch(self, piece: int) -> None:
+        if piece and piece == self._waits and self.gone is not None:
+            self.gone()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._watch, self._waits)

@@ -32,6 +32,7 @@ from azeotrope.gateway.wire.sse import EventParser
 from azeotrope.gateway.wire.think import TAGS, Splitter
 
 LARGEST_ERROR = 64 * 1024
+SPARE = 40  # levels that a request may be nested further, in a reply that repeats it or a deeper call of ours
 QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
 Send = Callable[[bytes], Awaitable[None]]
 Recorder = Callable[[], Awaitable[None]]
@@ -130,7 +131,7 @@ class Relay:
         if settings.cache_salt:
             written["cache_salt"] = blake2b(job.tenant.encode(), key=self._dice, digest_size=16).hexdigest()
         try:
-            return encode(written)
+            return encode(written, spare=SPARE)
         except WireError:
             raise RequestError("The request is nested too deeply.", code="invalid_json") from None
 

@@ -111,7 +111,13 @@ class Listen(Settings):
     port: int = Field(8080, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=64)
     largest_body: int = Field(32 * MEGABYTE, ge=1024)
+    head_seconds: float = Field(
+        30.0, ge=0.001, le=86_400, description="in which a request's head must have arrived"
+    )
     body_seconds: float = Field(30.0, gt=0, description="in which a request must have arrived")
+    stuck_seconds: float = Field(
+        60.0, gt=0, description="a client that takes nothing of a stream for so long is gone"
+    )
     log_requests: bool = Field(False, description="a line on stderr for every request")
     overhead_header: bool = Field(False, description="X-Azeotrope-Overhead-Ms on replies")
     drain: float = Field(30.0, ge=0, description="seconds that requests under way have to end when it is stopped")

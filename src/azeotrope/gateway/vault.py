@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import time
+from time import monotonic
 from typing import Protocol
 
 import msgspec
@@ -57,7 +57,7 @@ class Shelf(Protocol):
 class MemoryShelf:
     """A shelf in this process. The oldest records go when there are more than `most` bytes."""
 
-    def __init__(self, most: int = 64 << 20, clock: Callable[[], float] = time) -> None:
+    def __init__(self, most: int = 64 << 20, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
         self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self.size = 0

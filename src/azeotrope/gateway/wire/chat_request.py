@@ -12,21 +12,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from azeotrope.gateway.wire import checks
+from azeotrope.gateway.wire.chat_fields import (
+    CALL,
+    CALL_FUNCTION,
+    CHOICE,
+    CHOICE_FUNCTION,
+    FIELDS,
+    FORMAT,
+    FORMAT_SCHEMA,
+    IMAGE_PART,
+    IMAGE_URL,
+    MESSAGE_FIELDS,
+    MOST_CHOICES,
+    MOST_LOGPROBS,
+    MOST_STOPS,
+    REASONING,
+    REFUSAL_PART,
+    ROLES,
+    STREAM_OPTIONS,
+    TEXT_PART,
+    TOOL,
+    TOOL_FUNCTION,
+)
 from azeotrope.gateway.wire.fields import Json
 from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Tool
 
-FIELDS = frozenset(
-    "model messages stream stream_options n max_tokens max_completion_tokens temperature top_p top_k stop seed "
-    "frequency_penalty presence_penalty logprobs top_logprobs logit_bias tools tool_choice parallel_tool_calls "
-    "response_format reasoning_effort reasoning user metadata store service_tier safety_identifier "
-    "prompt_cache_key functions function_call modalities verbosity".split()
-)
-MESSAGE_FIELDS = frozenset(
-    "role content name tool_calls tool_call_id refusal reasoning_content reasoning reasoning_details "
-    "function_call audio annotations".split()
-)
-MOST_CHOICES = 128
-MOST_LOGPROBS = 20
 SAID = ("tool_calls", "refusal", "reasoning_content", "reasoning", "reasoning_details")  # by the assistant
 OLD = {"functions": "tools", "function_call": "tool_choice"}
 
@@ -45,7 +55,7 @@ def read(data: bytes) -> Request:
         raise RequestError("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     limit = checks.whole(given.get("max_completion_tokens"), "max_completion_tokens", 1)
     options = checks.mapping(given.get("stream_options"), "stream_options")
-    checks.known(options, ("include_usage", "include_obfuscation"), "stream_options.")
+    checks.known(options, STREAM_OPTIONS, "stream_options.")
     effort, budget = _reasoning(given)
     return Request(
         model=checks.string(checks.need(given, "model"), "model", limit=200),
@@ -86,7 +96,7 @@ def read_sampling(given: Json) -> dict[str, Any]:
 def read_stop(value: Any) -> tuple[str, ...]:
     """Up to 16 texts at which a reply ends."""
     texts = [value] if isinstance(value, str) else checks.listing(value, "stop")
-    if len(texts) > 16 or not all(isinstance(item, str) and 0 < len(item) <= 256 for item in texts):
+    if len(texts) > MOST_STOPS or not all(isinstance(item, str) and 0 < len(item) <= 256 for item in texts):
         raise RequestError("'stop' must be a text or a list of up to 16 texts of up to 256 characters.", "stop")
     return tuple(texts)
 
@@ -96,11 +106,11 @@ def read_tools(value: Any) -> tuple[Tool, ...]:
     found = []
     for place, item in enumerate(checks.objects(value, "tools")):
         where = f"tools.{place}"
-        checks.known(item, ("type", "function"), f"{where}.")
+        checks.known(item, TOOL, f"{where}.")
         if item.get("type") != "function":
             raise RequestError(f"'{where}.type' must be 'function'.", f"{where}.type", "unsupported_value")
         function = checks.mapping(item.get("function"), f"{where}.function")
-        checks.known(function, ("name", "description", "parameters", "strict"), f"{where}.function.")
+        checks.known(function, TOOL_FUNCTION, f"{where}.function.")
         found.append(
             Tool(
                 checks.name(function.get("name"), f"{where}.function.name"),
@@ -117,10 +127,10 @@ def read_choice(value: Any) -> str:
     if value is None or isinstance(value, str):
         return checks.one_of(value, "tool_choice", ("auto", "none", "required"))
     given = checks.mapping(value, "tool_choice")
-    checks.known(given, ("type", "function"), "tool_choice.")
+    checks.known(given, CHOICE, "tool_choice.")
     checks.one_of(given.get("type"), "tool_choice.type", ("function",))
     function = checks.mapping(given.get("function"), "tool_choice.function")
-    checks.known(function, ("name",), "tool_choice.function.")
+    checks.known(function, CHOICE_FUNCTION, "tool_choice.function.")
     return f"function:{checks.name(function.get('name'), 'tool_choice.function.name')}"
 
 
@@ -129,13 +139,13 @@ def read_format(value: Any) -> Format | None:
     if value is None:
         return None
     given = checks.mapping(value, "response_format")
-    checks.known(given, ("type", "json_schema"), "response_format.")
+    checks.known(given, FORMAT, "response_format.")
     kind = checks.one_of(given.get("type"), "response_format.type", ("text", "json_object", "json_schema"))
     if kind != "json_schema":
         return Format("json_object") if kind == "json_object" else None
     where = "response_format.json_schema"
     schema = checks.mapping(given.get("json_schema"), where)
-    checks.known(schema, ("name", "schema", "strict", "description"), f"{where}.")
+    checks.known(schema, FORMAT_SCHEMA, f"{where}.")
     return Format(
         "json_schema",
         checks.name(schema.get("name"), f"{where}.name"),
@@ -158,7 +168,7 @@ def _only_defaults(given: Json) -> None:
 def _reasoning(given: Json) -> tuple[Any, int | None]:
     """Effort and budget: `reasoning_effort`, or `reasoning` as OpenRouter has it."""
     more = checks.mapping(given.get("reasoning"), "reasoning")
-    checks.known(more, ("effort", "max_tokens", "enabled", "exclude"), "reasoning.")
+    checks.known(more, REASONING, "reasoning.")
     checks.flag(more.get("exclude"), "reasoning.exclude")
     effort = checks.one_of(given.get("reasoning_effort"), "reasoning_effort", checks.EFFORTS)
     effort = effort or checks.one_of(more.get("effort"), "reasoning.effort", checks.EFFORTS)
@@ -179,9 +189,7 @@ def _message(given: Json, where: str) -> Message:
     for name in ("function_call", "audio"):
         if given.get(name):
             raise RequestError(f"'{where}.{name}' is not supported.", f"{where}.{name}", "unsupported_parameter")
-    role: Any = checks.one_of(
-        given.get("role"), f"{where}.role", ("system", "developer", "user", "assistant", "tool")
-    )
+    role: Any = checks.one_of(given.get("role"), f"{where}.role", ROLES)
     if not role:
         raise RequestError(f"'{where}.role' is required.", f"{where}.role", "missing_parameter")
     for name in SAID:
@@ -214,15 +222,15 @@ def _parts(value: Any, where: str, refusals: list[str]) -> Iterator[Part]:
         here = f"{where}.{place}"
         kind = checks.string(part.get("type"), f"{here}.type")
         if kind == "text":
-            checks.known(part, ("type", "text"), f"{here}.")
+            checks.known(part, TEXT_PART, f"{here}.")
             yield checks.string(part.get("text"), f"{here}.text")
         elif kind == "refusal":
-            checks.known(part, ("type", "refusal"), f"{here}.")
+            checks.known(part, REFUSAL_PART, f"{here}.")
             refusals.append(checks.string(part.get("refusal"), f"{here}.refusal"))
         elif kind == "image_url":
-            checks.known(part, ("type", "image_url"), f"{here}.")
+            checks.known(part, IMAGE_PART, f"{here}.")
             given = checks.mapping(part.get("image_url"), f"{here}.image_url")
-            checks.known(given, ("url", "detail"), f"{here}.image_url.")
+            checks.known(given, IMAGE_URL, f"{here}.image_url.")
             yield checks.image(given.get("url"), f"{here}.image_url.url", given.get("detail"))
         else:
             raise RequestError(f"'{here}.type' must be text or image_url.", f"{here}.type", "unsupported_value")
@@ -231,10 +239,10 @@ def _parts(value: Any, where: str, refusals: list[str]) -> Iterator[Part]:
 def _calls(value: Any, where: str) -> Iterator[Call]:
     for place, call in enumerate(checks.objects(value, where)):
         here = f"{where}.{place}"
-        checks.known(call, ("id", "type", "function", "index"), f"{here}.")
+        checks.known(call, CALL, f"{here}.")
         checks.one_of(call.get("type"), f"{here}.type", ("function",))
         function = checks.mapping(call.get("function"), f"{here}.function")
-        checks.known(function, ("name", "arguments"), f"{here}.function.")
+        checks.known(function, CALL_FUNCTION, f"{here}.function.")
         yield Call(
             checks.string(call.get("id"), f"{here}.id", limit=256),
             checks.name(function.get("name"), f"{here}.function.name"),

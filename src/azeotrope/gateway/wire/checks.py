@@ -13,10 +13,22 @@ from azeotrope.gateway.wire.request import Effort, Image, Part, RequestError
 
 _decoder = msgspec.json.Decoder()
 EFFORTS: tuple[str, ...] = get_args(Effort)
+MOST_ITEMS = 10_000  # of a list, such as messages, or pairs of an object
+MOST_BRACES = 200_000  # and as many brackets, in texts too: more than any model reads
+
+
+def dense(data: bytes) -> RequestError | None:
+    """The refusal of a body of so many objects that reading it would hold up everybody; None for others."""
+    if len(data) <= MOST_BRACES or max(data.count(b"{"), data.count(b"[")) <= MOST_BRACES:
+        return None
+    told = f"The request holds more than {MOST_BRACES} objects or lists; send fewer."
+    return RequestError(told, code="request_too_large", status=413)
 
 
 def body(data: bytes) -> Json:
     """The JSON object of a request. Raises RequestError."""
+    if refusal := dense(data):
+        raise refusal
     try:
         found = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -103,6 +115,8 @@ def listing(value: Any, name: str) -> list[Any]:
         return []
     if not isinstance(value, list):
         raise RequestError(f"'{name}' must be a list.", name)
+    if len(value) > MOST_ITEMS:
+        raise RequestError(f"'{name}' must have at most {MOST_ITEMS} items.", name)
     return value
 
 
@@ -139,6 +153,8 @@ def biases(value: Any, name: str) -> dict[str, float] | None:
     if value is None:
         return None
     given = mapping(value, name)
+    if len(given) > MOST_ITEMS:
+        raise RequestError(f"'{name}' must have at most {MOST_ITEMS} pairs.", name)
     for key, bias in given.items():
         good = isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100
         if not (good and key.isascii() and key.isdigit() and len(key) <= 20):

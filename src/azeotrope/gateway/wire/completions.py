@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from azeotrope.gateway.wire import checks, logprobs
+from azeotrope.gateway.wire import checks, logprobs, schema
 from azeotrope.gateway.wire import events as ev
+from azeotrope.gateway.wire.chat_fields import MOST_CHOICES, SAMPLING, STREAM_OPTIONS
 from azeotrope.gateway.wire.chat_reader import ChatReader, beside
-from azeotrope.gateway.wire.chat_request import MOST_CHOICES, read_sampling
+from azeotrope.gateway.wire.chat_request import read_sampling
 from azeotrope.gateway.wire.chat_upstream import write_sampling
 from azeotrope.gateway.wire.chat_writer import DONE as END
 from azeotrope.gateway.wire.chat_writer import REASONS as WRITTEN
@@ -34,11 +35,20 @@ from azeotrope.gateway.wire.sse import write as frame
 from azeotrope.gateway.wire.think import TAGS
 
 WHAT = "The upstream's completion"
-FIELDS = frozenset(
-    "model prompt stream stream_options n max_tokens temperature top_p top_k stop seed frequency_penalty "
-    "presence_penalty logprobs logit_bias user".split()
-)
 MOST_LOGPROBS = 5
+FIELDS = {
+    "model": schema.text(200),
+    "prompt": {"type": "string"},
+    "stream": schema.flag(),
+    "stream_options": schema.record(STREAM_OPTIONS, null=True),
+    "n": schema.whole(1, MOST_CHOICES),
+    "max_tokens": schema.whole(1),
+    **SAMPLING,
+    "logprobs": schema.whole(0, MOST_LOGPROBS),
+    "logit_bias": schema.BIASES,
+    "user": schema.text(512),
+}
+NEEDED = ("model", "prompt")
 OPEN, CLOSE = TAGS[0]
 
 
@@ -50,7 +60,7 @@ def read(data: bytes) -> Request:
     if not isinstance(prompt, str):
         raise RequestError("'prompt' must be one text; lists and token ids are not supported.", "prompt")
     options = checks.mapping(given.get("stream_options"), "stream_options")
-    checks.known(options, ("include_usage", "include_obfuscation"), "stream_options.")
+    checks.known(options, STREAM_OPTIONS, "stream_options.")
     alternatives = checks.whole(given.get("logprobs"), "logprobs", 0, MOST_LOGPROBS)
     return Request(
         model=checks.string(checks.need(given, "model"), "model", limit=200),

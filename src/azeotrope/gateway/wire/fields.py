@@ -72,12 +72,19 @@ def text(value: Any, what: str) -> str:
     raise WireError(f"{what} is neither a text nor null.")
 
 
-def encode(value: Any) -> bytes:
-    """Compact JSON. Raises WireError for values that are nested too deeply."""
+def encode(value: Any, spare: int = 0) -> bytes:
+    """Compact JSON. Raises WireError for values that are nested too deeply, or would be, `spare` levels further.
+
+    >>> encode({"a": 1}, spare=3)
+    b'{"a":1}'
+    """
+    for _ in range(spare):
+        value = [value]
     try:
-        return msgspec.json.encode(value)
+        found = msgspec.json.encode(value)
     except RecursionError:
         raise WireError("What was to be sent is nested too deeply.") from None
+    return found[spare:-spare] if spare else found
 
 
 def without_none(pairs: Json, keep: Sequence[str] = ()) -> Json:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from azeotrope.gateway.wire.checks import MOST_ITEMS, dense
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.request import (
     Call,
@@ -159,17 +160,22 @@ class _Metadata(_Known, frozen=True):
     user_id: Annotated[str, Meta(max_length=512)] | None = None
 
 
-class _Body(_Known, frozen=True, kw_only=True):
-    """A request."""
+class _Prompt(_Known, frozen=True, kw_only=True):
+    """A request to count the tokens of a prompt."""
 
     model: Named
-    messages: Annotated[list[_FromUser | _FromAssistant | _FromSystem], Meta(min_length=1)]
+    messages: Annotated[list[_FromUser | _FromAssistant | _FromSystem], Meta(min_length=1, max_length=MOST_ITEMS)]
     system: str | list[_System] | None = None
-    tools: list[_Tool] | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=MOST_ITEMS)] | None = None
     tool_choice: _Auto | _Any | _One | _Never | None = None
     thinking: _Enabled | _Adaptive | _Disabled | None = None
     output_config: _Output | None = None
     cache_control: Json | None = None
+
+
+class _Body(_Prompt, frozen=True, kw_only=True):
+    """A request for a reply."""
+
     max_tokens: Annotated[int, Meta(ge=1)]
     stream: bool | None = None
     stop_sequences: Annotated[list[Named], Meta(max_length=16)] | None = None
@@ -180,6 +186,7 @@ class _Body(_Known, frozen=True, kw_only=True):
 
 
 _bodies = msgspec.json.Decoder(_Body)
+_prompts = msgspec.json.Decoder(_Prompt)
 _FIELD = re.compile(r"Object (missing|contains) \w+ field `((?s:.{0,64}))")
 _VALUE = re.compile(r"Invalid (?:enum )?value '?(\w*)")
 _HINTS = {  # by the end of the place
@@ -198,7 +205,7 @@ _KINDS = frozenset(  # blocks of the dialect that are refused by their name
 
 def read(body: bytes) -> Request:
     """A client's request. Raises RequestError, which names what is not accepted."""
-    asked = _decode(body)
+    asked = _decode(body, _bodies)
     return Request(
         **_prompt(asked),
         stream=bool(asked.stream),
@@ -212,9 +219,29 @@ def read(body: bytes) -> Request:
     )
 
 
-def _decode(body: bytes) -> _Body:
+def read_count(body: bytes) -> Request:
+    """A client's request to count the tokens of a prompt. Raises RequestError."""
+    return Request(**_prompt(_decode(body, _prompts)))
+
+
+def schemas(template: str) -> tuple[dict[str, Json], dict[str, Any]]:
+    """The schemas of both requests ("reply", "count"), and of what they refer to by `template`."""
+    (reply, count), parts = msgspec.json.schema_components((_Body, _Prompt), ref_template=template)
+    text = encode({"reply": reply, "count": count, "parts": {name: parts[name] for name in parts}}).decode()
+    for python, told in (("\\\\Z", "$"), (template.format(name="_"), template.format(name="")), ('"_', '"')):
+        text = text.replace(python, told)  # patterns end with "$" there, and classes are not private
+    found: Json = msgspec.json.decode(text)
+    return {"reply": found["reply"], "count": found["count"]}, found["parts"]
+
+
+T = TypeVar("T")
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    if refusal := dense(body):
+        raise refusal
     try:
-        return _bodies.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -243,7 +270,7 @@ def _refusal(told: str) -> RequestError:
     return RequestError(f"`{param or 'body'}`: {fault[0].lower()}{fault[1:]}{hint}.", param)
 
 
-def _prompt(asked: _Body) -> dict[str, Any]:
+def _prompt(asked: _Prompt) -> dict[str, Any]:
     """Fields of a request that counting tokens takes too."""
     schema = asked.output_config.format if asked.output_config else None
     return {
@@ -257,7 +284,7 @@ def _prompt(asked: _Body) -> dict[str, Any]:
     }
 
 
-def _chosen(asked: _Body) -> Json:
+def _chosen(asked: _Prompt) -> Json:
     chosen = asked.tool_choice
     if chosen is None or isinstance(chosen, _Never):
         return {"choice": "none" if chosen else ""}
@@ -269,7 +296,7 @@ def _chosen(asked: _Body) -> Json:
     }
 
 
-def _effort(asked: _Body) -> Json:
+def _effort(asked: _Prompt) -> Json:
     thinking, said = asked.thinking, asked.output_config.effort if asked.output_config else None
     effort: Effort | None = "xhigh" if said == "max" else said
     if isinstance(thinking, _Disabled):
@@ -282,7 +309,7 @@ def _effort(asked: _Body) -> Json:
     return {"effort": effort, "summary": summary, "reasoning_budget": thinking.budget_tokens}
 
 
-def _messages(asked: _Body) -> Iterator[Message]:
+def _messages(asked: _Prompt) -> Iterator[Message]:
     if asked.system:
         yield Message("system", _parts(asked.system))
     for place, message in enumerate(asked.messages):

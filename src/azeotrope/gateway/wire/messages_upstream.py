@@ -40,6 +40,12 @@ def write(request: Request) -> Json:
     return body
 
 
+def write_count(request: Request) -> Json:
+    """The body for counting the tokens of a prompt. Raises RequestError."""
+    _check(request)
+    return {key: value for key, value in written(request).items() if key not in ("max_tokens", "stream")}
+
+
 def written(request: Request) -> Json:
     """The body, unchecked. Raises RequestError if no message says anything."""
     system, turns = _conversation(request.messages)

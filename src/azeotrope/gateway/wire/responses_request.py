@@ -18,12 +18,30 @@ from typing import Any
 from azeotrope.gateway.wire import checks
 from azeotrope.gateway.wire.fields import Json
 from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Seal, Tool
-
-FIELDS = frozenset(
-    "model input instructions tools tool_choice parallel_tool_calls text reasoning include max_output_tokens "
-    "temperature top_p top_logprobs stream stream_options truncation metadata user safety_identifier store "
-    "service_tier prompt_cache_key".split()
+from azeotrope.gateway.wire.responses_fields import (
+    CALL,
+    CHOICE,
+    FIELDS,
+    FORMAT,
+    INCLUDED,
+    INPUT_IMAGE,
+    INPUT_TEXT,
+    MESSAGE,
+    MOST_LOGPROBS,
+    OUTPUT,
+    OUTPUT_TEXT,
+    REASONING,
+    REFUSAL,
+    SPEAKERS,
+    STATUSES,
+    STREAM_OPTIONS,
+    SUMMARIES,
+    TEXT,
+    THINKING,
+    THOUGHT,
+    TOOL,
 )
+
 REFUSED = {  # known, and not possible here: why
     "previous_response_id": "no reply is kept; send the whole conversation in 'input'",
     "conversation": "no conversation is kept; send it whole in 'input'",
@@ -35,10 +53,6 @@ REFUSED = {  # known, and not possible here: why
     "prompt_cache_retention": "this server keeps no prompts",
     "prompt_cache_options": "this server keeps no prompts",
 }
-INCLUDED = ("reasoning.encrypted_content", "message.output_text.logprobs")
-STATUSES = ("in_progress", "completed", "incomplete")
-SUMMARIES = ("auto", "concise", "detailed")
-MOST_LOGPROBS = 20
 BREAK = "\n\n"  # between parts of a summary
 
 
@@ -97,14 +111,14 @@ def _only_defaults(given: Json) -> None:
     checks.one_of(given.get("truncation"), "truncation", ("disabled",))
     checks.string(given.get("prompt_cache_key"), "prompt_cache_key", limit=512)
     options = checks.mapping(given.get("stream_options"), "stream_options")
-    checks.known(options, ("include_obfuscation",), "stream_options.")
+    checks.known(options, STREAM_OPTIONS, "stream_options.")
     checks.flag(options.get("include_obfuscation"), "stream_options.include_obfuscation")
 
 
 def _reasoning(value: Any) -> tuple[Any, str]:
     """Effort and the wish for a summary."""
     given = _said(checks.mapping(value, "reasoning"))
-    checks.known(given, ("effort", "summary"), "reasoning.")
+    checks.known(given, REASONING, "reasoning.")
     effort = checks.one_of(given.get("effort"), "reasoning.effort", checks.EFFORTS)
     return effort or None, checks.one_of(given.get("summary"), "reasoning.summary", SUMMARIES)
 
@@ -120,7 +134,7 @@ def _tools(value: Any) -> tuple[Tool, ...]:
                 "unsupported_value",
             )
         given = _said(item)
-        checks.known(given, ("type", "name", "description", "parameters", "strict"), f"{where}.")
+        checks.known(given, TOOL, f"{where}.")
         found.append(
             Tool(
                 checks.name(given.get("name"), f"{where}.name"),
@@ -138,16 +152,16 @@ def _choice(value: Any) -> str:
     given = checks.mapping(value, "tool_choice")
     if given.get("type") != "function":
         raise RequestError("'tool_choice.type' must be 'function'.", "tool_choice.type", "unsupported_value")
-    checks.known(given, ("type", "name"), "tool_choice.")
+    checks.known(given, CHOICE, "tool_choice.")
     return f"function:{checks.name(given.get('name'), 'tool_choice.name')}"
 
 
 def _format(value: Any) -> Format | None:
     given = _said(checks.mapping(value, "text"))
-    checks.known(given, ("format", "verbosity"), "text.")
+    checks.known(given, TEXT, "text.")
     checks.one_of(given.get("verbosity"), "text.verbosity", ("medium",))
     inner = _said(checks.mapping(given.get("format"), "text.format"))
-    checks.known(inner, ("type", "name", "schema", "strict", "description"), "text.format.")
+    checks.known(inner, FORMAT, "text.format.")
     kind = checks.one_of(inner.get("type"), "text.format.type", ("text", "json_object", "json_schema"))
     if kind != "json_schema":
         return Format("json_object") if kind == "json_object" else None
@@ -242,9 +256,9 @@ class _Dialog:
         return self._open()
 
     def _message(self, item: Json, where: str) -> None:
-        checks.known(item, ("type", "role", "content", "id", "status"), f"{where}.")
+        checks.known(item, MESSAGE, f"{where}.")
         _labels(item, where)
-        role: Any = checks.one_of(item.get("role"), f"{where}.role", ("system", "developer", "user", "assistant"))
+        role: Any = checks.one_of(item.get("role"), f"{where}.role", SPEAKERS)
         if not role:
             raise RequestError(f"'{where}.role' is required.", f"{where}.role", "missing_parameter")
         content, here = item.get("content"), f"{where}.content"
@@ -259,7 +273,7 @@ class _Dialog:
         _answer(content, here, turn)
 
     def _think(self, item: Json, where: str) -> None:
-        checks.known(item, ("type", "id", "status", "summary", "content", "encrypted_content"), f"{where}.")
+        checks.known(item, THINKING, f"{where}.")
         _labels(item, where)
         turn = self._next()
         turn.thought = where
@@ -300,10 +314,10 @@ def _parts(value: Any, where: str) -> Iterator[Part]:
         return
     for kind, part, here in _typed(value, where, ("input_text", "input_image")):
         if kind == "input_text":
-            checks.known(part, ("type", "text"), f"{here}.")
+            checks.known(part, INPUT_TEXT, f"{here}.")
             yield checks.string(part.get("text"), f"{here}.text")
         else:
-            checks.known(part, ("type", "image_url", "detail"), f"{here}.")
+            checks.known(part, INPUT_IMAGE, f"{here}.")
             yield checks.image(part.get("image_url"), f"{here}.image_url", part.get("detail"))
 
 
@@ -313,21 +327,21 @@ def _answer(value: Any, where: str, turn: _Turn) -> None:
         return
     for kind, part, here in _typed(value, where, ("output_text", "refusal")):
         if kind == "output_text":
-            checks.known(part, ("type", "text", "annotations", "logprobs"), f"{here}.")
+            checks.known(part, OUTPUT_TEXT, f"{here}.")
             turn.parts.append(checks.string(part.get("text"), f"{here}.text"))
         else:
-            checks.known(part, ("type", "refusal"), f"{here}.")
+            checks.known(part, REFUSAL, f"{here}.")
             turn.refusals.append(checks.string(part.get("refusal"), f"{here}.refusal"))
 
 
 def _texts(value: Any, where: str, kind: str) -> Iterator[str]:
     for _, part, here in _typed(value, where, (kind,)):
-        checks.known(part, ("type", "text"), f"{here}.")
+        checks.known(part, THOUGHT, f"{here}.")
         yield checks.string(part.get("text"), f"{here}.text")
 
 
 def _call(item: Json, where: str) -> Call:
-    checks.known(item, ("type", "id", "status", "call_id", "name", "arguments"), f"{where}.")
+    checks.known(item, CALL, f"{where}.")
     _labels(item, where)
     return Call(
         _call_id(item, where),
@@ -337,7 +351,7 @@ def _call(item: Json, where: str) -> Call:
 
 
 def _output(item: Json, where: str) -> Message:
-    checks.known(item, ("type", "id", "status", "call_id", "output"), f"{where}.")
+    checks.known(item, OUTPUT, f"{where}.")
     _labels(item, where)
     if item.get("output") is None:
         raise RequestError(f"'{where}.output' is required.", f"{where}.output", "missing_parameter")

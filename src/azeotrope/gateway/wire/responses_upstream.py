@@ -8,7 +8,7 @@ from typing import Any
 from azeotrope.gateway.wire import checks
 from azeotrope.gateway.wire.fields import Json, without_none
 from azeotrope.gateway.wire.request import Format, Image, Message, Part, Request, RequestError
-from azeotrope.gateway.wire.responses_request import INCLUDED
+from azeotrope.gateway.wire.responses_fields import INCLUDED
 
 CANNOT: dict[str, tuple[tuple[Any, ...], str, str]] = {  # values that say nothing; names here and of Messages
     "prompt": (("",), "prompt", "prompt"),
