@@ -18,13 +18,13 @@ from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
-from azeotrope.gateway.shared_shelf import RedisShelf
 from azeotrope.gateway.status.peers import VARIABLE as PEERS
 from azeotrope.gateway.table import PolicyBox
 from azeotrope.gateway.traces.opening import open_tracing
 
 if TYPE_CHECKING:
     from azeotrope.gateway.lookout import Lookout
+    from azeotrope.gateway.vault import Shelf
 
 VARIABLE = "AZEOTROPE_SERVE"
 SWITCH = (
@@ -56,7 +56,7 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     policy = PolicyBox(settings.policy or DEFAULT)
     if settings.signals is not None and not ledger:
         _lookout(settings.signals.model_copy(update={"log": None}))  # does it fit?
-    shelf = None if settings.vault.redis_env is None else RedisShelf(address(settings.vault.redis_env))
+    shelf = None if settings.vault.redis_env is None else _shelf(address(settings.vault.redis_env))
     tracing = open_tracing(settings.telemetry)
     if not ledger:
         return Gateway(settings, policy, shelf=shelf, tracing=tracing)
@@ -78,6 +78,12 @@ def _master(settings: ServerFile) -> bytes | None:
     if alone and ledger.keys == "none" and not ledger.audit:
         return None
     return Folder(ledger.folder).gateway_key().reveal()
+
+
+def _shelf(url: str) -> Shelf:
+    from azeotrope.gateway.shared_shelf import RedisShelf  # the client is an extra
+
+    return RedisShelf(url)
 
 
 def _lookout(settings: SignalSettings) -> Lookout:
