@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from azeotrope.core.errors import ConfigError, MissingError
@@ -33,7 +34,7 @@ def connect(url: str, *, timeout: float, connections: int) -> Redis:
 def address(variable: str) -> str:
     """The address in an environment variable. Raises MissingError, also where the client is not installed."""
     try:
-        import redis as _  # is it installed?
+        import_module("redis")
     except ModuleNotFoundError:
         raise MissingError("Redis needs the package 'redis'; run: pip install 'azeotrope[shared]'.") from None
     if url := os.environ.get(variable):
