@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
 import socket
@@ -16,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 from aiohttp import web
 from gateway_drive import Mock, Running, delta, frames, free_port, lines, message, serving, upstream
@@ -66,6 +66,10 @@ def tasks() -> int:
     return sum(not task.done() for task in list(asyncio.tasks._all_tasks))  # type: ignore[attr-defined]
 
 
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 def limited() -> Desk:
     quota = {"concurrent": 2 * CLIENTS, "tokens_per_minute": 10**9}
     return open_desk(LedgerSettings(), LimitSettings.model_validate({"key": quota, "tenant": quota}), Failing())
@@ -85,8 +89,8 @@ def test_a_storm_of_clients_that_go_leaves_nothing_behind(storm: tuple[Running, 
     running, mock = storm
     mock.wait = when != "in the middle of a stream"
     ask_raw(running.url, b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
-    process, body = psutil.Process(), BODY if when == "before the end of a reply" else STREAMED
-    descriptors, before = process.num_fds(), tasks()
+    body = BODY if when == "before the end of a reply" else STREAMED
+    descriptors, before = open_files(), tasks()
     with ExitStack() as stack:
         wires = [stack.enter_context(connection(running.url)) for _ in range(CLIENTS)]
         for wire in wires:
@@ -101,7 +105,7 @@ def test_a_storm_of_clients_that_go_leaves_nothing_behind(storm: tuple[Running, 
     until(lambda: running.gateway.active == 0, "requests are left")
     until(lambda: mock.open == 0, "the upstream still works")
     until(lambda: tasks() <= before, "tasks are left")
-    until(lambda: process.num_fds() <= descriptors + 2, "connections are left")
+    until(lambda: open_files() <= descriptors + 2, "connections are left")
     limiter = running.gateway.desk.limiter
     assert isinstance(limiter, LocalLimiter)
     assert [account.active for account in limiter._accounts.values()] == [0, 0]
@@ -162,7 +166,7 @@ def test_a_full_disk(tmp_path: Path, failing: str) -> None:
                 return answer.status
 
             assert ask() == 200
-            workers = psutil.Process(process.pid).children()
+            workers = children(process.pid)
             limit(workers, FULL)
             if failing == "closed":
                 until(lambda: ask() == 503, "the disk is not full")
@@ -181,9 +185,14 @@ def test_a_full_disk(tmp_path: Path, failing: str) -> None:
     assert verified(folder) == 0
 
 
-def limit(processes: list[psutil.Process], size: int) -> None:
+def children(process: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def limit(processes: list[int], size: int) -> None:
     for process in processes:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, ROOM))
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (size, ROOM))
 
 
 def verified(folder: Path) -> int:

@@ -201,10 +201,15 @@ def test_a_policy_may_go_on_without_records(tmp_path: Path, desk: Desk, folder: 
 def test_a_client_that_goes_is_recorded(running: Running, folder: Path) -> None:
     running.mock.frames, running.mock.hang = frames(*STREAM[:3], done=False), True
 
+    good = key(folder, "one")
+
     async def leave() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await ask(running.url, {**ASK, "stream": True}, Authorization=f"Bearer {key(folder, 'one')}")
+        asked = asyncio.ensure_future(ask(running.url, {**ASK, "stream": True}, Authorization=f"Bearer {good}"))
+        while running.mock.sent < 3:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
 
     asyncio.run(leave())
     assert running.mock.gone.wait(5)

@@ -35,7 +35,10 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on (8080).")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Server processes (1).")] = None,
 ) -> None:
-    """Serve defended replies in front of an OpenAI-compatible server, until it is stopped."""
+    """Serve defended replies in front of an OpenAI-compatible server, until it is stopped.
+
+    What it answers, and which fields it accepts, is published at /openapi.json.
+    """
     from azeotrope.gateway import boot
     from azeotrope.gateway.settings import ServerFile
 

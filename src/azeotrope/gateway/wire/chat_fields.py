@@ -18,6 +18,8 @@ from azeotrope.gateway.wire.schema import (
     one_of,
     real,
     record,
+    said,
+    some,
     text,
     whole,
 )
@@ -72,9 +74,14 @@ MESSAGE_FIELDS = {
     "audio": NOTHING,
     "annotations": {},
 }  # fmt: skip
+SAID = ("tool_calls", "refusal", "reasoning_content", "reasoning", "reasoning_details")  # by the assistant
+SPOKEN = {**MESSAGE_FIELDS, "role": kind("assistant"), "tool_call_id": NOTHING}
+ANSWER = {**MESSAGE_FIELDS, **dict.fromkeys(SAID, NOTHING), "role": kind("tool"), "tool_call_id": said(256, 1)}
+OTHER = {**ANSWER, "role": {"enum": ["system", "developer", "user"]}, "tool_call_id": NOTHING}
+SPEECH = either(record(SPOKEN, "role"), record(ANSWER, "role", "tool_call_id"), record(OTHER, "role"))
 FIELDS = {
-    "model": text(200),
-    "messages": many(record(MESSAGE_FIELDS, "role"), least=1),
+    "model": said(200),
+    "messages": some(SPEECH, least=1),
     "stream": flag(),
     "stream_options": record(STREAM_OPTIONS, null=True),
     "n": whole(1, MOST_CHOICES),
@@ -96,8 +103,6 @@ FIELDS = {
     "service_tier": one_of("auto", "default"),
     "safety_identifier": text(512),
     "prompt_cache_key": {},
-    "functions": NOTHING,
-    "function_call": NOTHING,
     "modalities": either({"type": "null"}, {"enum": [[], ["text"]]}),
     "verbosity": one_of("medium"),
 }

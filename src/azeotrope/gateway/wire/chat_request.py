@@ -29,6 +29,7 @@ from azeotrope.gateway.wire.chat_fields import (
     REASONING,
     REFUSAL_PART,
     ROLES,
+    SAID,
     STREAM_OPTIONS,
     TEXT_PART,
     TOOL,
@@ -37,7 +38,6 @@ from azeotrope.gateway.wire.chat_fields import (
 from azeotrope.gateway.wire.fields import Json
 from azeotrope.gateway.wire.request import Call, Format, Message, Part, Request, RequestError, Tool
 
-SAID = ("tool_calls", "refusal", "reasoning_content", "reasoning", "reasoning_details")  # by the assistant
 OLD = {"functions": "tools", "function_call": "tool_choice"}
 
 

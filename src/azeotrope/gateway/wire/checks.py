@@ -83,9 +83,11 @@ def flag(value: Any, name: str) -> bool | None:
 
 
 def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int | None:
-    """A whole number within bounds, or unsaid."""
+    """A whole number within bounds, or unsaid; 5.0 is one, as JSON has it."""
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"'{name}' must be a whole number from {low} to {high}.", name)
     return value

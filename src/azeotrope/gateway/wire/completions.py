@@ -37,7 +37,7 @@ from azeotrope.gateway.wire.think import TAGS
 WHAT = "The upstream's completion"
 MOST_LOGPROBS = 5
 FIELDS = {
-    "model": schema.text(200),
+    "model": schema.said(200),
     "prompt": {"type": "string"},
     "stream": schema.flag(),
     "stream_options": schema.record(STREAM_OPTIONS, null=True),

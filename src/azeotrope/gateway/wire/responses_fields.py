@@ -16,6 +16,8 @@ from azeotrope.gateway.wire.schema import (
     one_of,
     real,
     record,
+    said,
+    some,
     text,
     whole,
 )
@@ -40,24 +42,37 @@ INPUT_TEXT = {"type": kind("input_text"), "text": text()}
 INPUT_IMAGE = {"type": kind("input_image"), "image_url": IMAGE, "detail": DETAIL}
 OUTPUT_TEXT = {"type": kind("output_text"), "text": text(), "annotations": {}, "logprobs": {}}
 REFUSAL = {"type": kind("refusal"), "refusal": text()}
-THOUGHT = {"type": {"enum": ["reasoning_text", "summary_text"]}, "text": text()}
+THOUGHT = {"type": kind("reasoning_text"), "text": text()}
+SUMMARY = {"type": kind("summary_text"), "text": text()}
 LABELS = {"id": text(256), "status": one_of(*STATUSES)}
-INPUTS = either({"type": "string"}, many(either(
-    record(INPUT_TEXT, "type"), record(INPUT_IMAGE, "type", "image_url"))))  # fmt: skip
-SAID = either({"type": "string"}, many(either(
-    *(record(part, "type") for part in (INPUT_TEXT, INPUT_IMAGE, OUTPUT_TEXT, REFUSAL)))))  # fmt: skip
-MESSAGE = {"type": one_of("message"), "role": {"enum": list(SPEAKERS)}, "content": SAID, **LABELS}
+INPUTS = either(said(), some(either(record(INPUT_TEXT, "type"), record(INPUT_IMAGE, "type", "image_url"))))
+OUTPUTS = either(said(), some(either(record(OUTPUT_TEXT, "type"), record(REFUSAL, "type"))))
+MESSAGE = {
+    "type": one_of("message"),
+    "role": {"enum": [role for role in SPEAKERS if role != "assistant"]},
+    "content": INPUTS,
+    **LABELS,
+}
+SPOKEN = {**MESSAGE, "role": kind("assistant"), "content": OUTPUTS}
 THINKING = {
-    "type": kind("reasoning"), **LABELS, "summary": many(record(THOUGHT, "type")),
-    "content": many(record(THOUGHT, "type")), "encrypted_content": text(),
-}  # fmt: skip
-CALL = {"type": kind("function_call"), **LABELS, "call_id": text(256, 1), "name": name(), "arguments": text()}
-OUTPUT = {"type": kind("function_call_output"), **LABELS, "call_id": text(256, 1), "output": INPUTS}
+    "type": kind("reasoning"),
+    **LABELS,
+    "summary": many(record(SUMMARY, "type")),
+    "content": many(record(THOUGHT, "type")),
+    "encrypted_content": text(),
+}
+CALL = {"type": kind("function_call"), **LABELS, "call_id": said(256, 1), "name": name(), "arguments": text()}
+OUTPUT = {"type": kind("function_call_output"), **LABELS, "call_id": said(256, 1), "output": INPUTS}
+ITEM = either(
+    record(MESSAGE, "role", "content"),
+    record(SPOKEN, "role", "content"),
+    record(THINKING, "type"),
+    record(CALL, "type", "call_id", "name"),
+    record(OUTPUT, "type", "call_id", "output"),
+)
 FIELDS = {
-    "model": text(200),
-    "input": either({"type": "string"}, many(either(
-        record(MESSAGE, "role", "content"), record(THINKING, "type"), record(CALL, "type", "call_id", "name"),
-        record(OUTPUT, "type", "call_id", "output")), least=1)),
+    "model": said(200),
+    "input": either(said(), some(ITEM, least=1)),
     "instructions": text(),
     "tools": many(record(TOOL, "type", "name")),
     "tool_choice": either(one_of("auto", "none", "required"), record(CHOICE, "type", "name")),

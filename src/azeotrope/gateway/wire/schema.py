@@ -12,13 +12,18 @@ from azeotrope.gateway.wire.checks import MOST_ITEMS
 
 Json = dict[str, Any]
 ANY_OBJECT: Json = {"type": ["object", "null"]}
-NOTHING: Json = {"description": "must be left out, null or empty"}
+NOTHING: Json = {"enum": [None, "", False, 0, [], {}], "description": "not supported; leave it out"}
 
 
-def text(limit: int | None = None, least: int = 0) -> Json:
+def text(limit: int | None = None) -> Json:
     """A text, or null, which says nothing."""
+    return {"type": ["string", "null"], **({} if limit is None else {"maxLength": limit})}
+
+
+def said(limit: int | None = None, least: int = 0) -> Json:
+    """A text that must be there."""
     bounds = {"maxLength": limit, "minLength": least or None}
-    return {"type": ["string", "null"], **{key: value for key, value in bounds.items() if value is not None}}
+    return {"type": "string", **{key: value for key, value in bounds.items() if value is not None}}
 
 
 def name() -> Json:
@@ -51,10 +56,14 @@ def kind(word: str) -> Json:
     return {"const": word}
 
 
-def many(item: Json, least: int = 0, most: int = MOST_ITEMS) -> Json:
+def many(item: Json, most: int = MOST_ITEMS) -> Json:
     """A list, or null."""
-    bounds = {"minItems": least} if least else {}
-    return {"type": ["array", "null"], "items": item, "maxItems": most, **bounds}
+    return {"type": ["array", "null"], "items": item, "maxItems": most}
+
+
+def some(item: Json, least: int = 0) -> Json:
+    """A list that must be there."""
+    return {"type": "array", "items": item, "minItems": least, "maxItems": MOST_ITEMS}
 
 
 def record(fields: Json, *required: str, null: bool = False) -> Json:
