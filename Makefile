@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-EXTRAS := lab,gateway,shared,procedural,dev
+EXTRAS := lab,gateway,shared,otel,procedural,dev
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo services test quick bench lint docs
+.PHONY: help setup demo services upstream test quick bench lint docs
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -25,7 +25,10 @@ demo: setup ## Run the whole loop on the embedded models and write a report
 services: ## Start throw-away PostgreSQL and Redis for the tests (scripts/services.sh stop ends them)
 	scripts/services.sh start
 
-SERVICES := if [ -f build/services.env ]; then . build/services.env; fi;
+upstream: ## Start a llama.cpp server with a small model for the tests (scripts/upstream.sh stop ends it)
+	scripts/upstream.sh start
+
+SERVICES := for file in build/services.env build/upstream.env; do if [ -f $$file ]; then . $$file; fi; done;
 
 test: setup ## Run every test
 	$(SERVICES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

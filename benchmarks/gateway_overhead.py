@@ -5,12 +5,14 @@
 Every server is one process on a port of its own. The gateway has all its parts on: keys, limits, an audit log in
 SQLite with signed heads, extraction detection with a calibration, and TraceGuard. Processor time is that of the
 server's process and its children, from the kernel's accounts, the worker of the detection among it. Servers take
-turns in a random order each round; figures are medians and quartiles over rounds.
+turns in a random order each round; figures are medians and quartiles over rounds. `no flush` is the gateway with
+`power_safe: false`: rows outlive the process (kill -9), not a power cut.
 
 `request`  CPU of a reply of 64 tokens that is not streamed, 32 connections that ask at once.
 `chunk`    CPU of a streamed reply of 1,000 chunks over the number of chunks, 8 connections.
 `added`    latency over that of the upstream itself, which answers after 100 ms; 32 connections, a new request as
-           soon as the last one is answered, so the server is not saturated.
+           soon as the last one is answered, so the server is not saturated. Connections begin one after the other
+           over those 100 ms: all at once, they would wait for each other in every round ever after.
 `large`    CPU of a request of 100,000 tokens (400 KB).
 `memory`   resident memory of the gateway while it streams `--chunks` chunks (10^6).
 
@@ -165,7 +167,8 @@ def start(stack: ExitStack, folder: Path, litellm: str | None) -> list[Server]:
     number = port()
     pid = stack.enter_context(process(asgi("passthrough:app", number), folder, PASSTHROUGH_TARGET=mock))
     found.append(Server("passthrough", f"http://127.0.0.1:{number}", pid))
-    found.append(_gateway(stack, folder, mock))
+    found.append(_gateway(stack, folder, mock, "azeotrope"))
+    found.append(_gateway(stack, folder, mock, "azeotrope, no flush", power_safe=False))
     if litellm:
         found.append(_litellm(stack, folder, mock, litellm))
     for server in found:
@@ -173,10 +176,12 @@ def start(stack: ExitStack, folder: Path, litellm: str | None) -> list[Server]:
     return found
 
 
-def _gateway(stack: ExitStack, folder: Path, mock: str) -> Server:
+def _gateway(stack: ExitStack, folder: Path, mock: str, name: str, *, power_safe: bool = True) -> Server:
     from azeotrope.gateway.signals.calibration import save
     from azeotrope.gateway.signals.simulate.trial import QUICK_ALPHA, QUICK_SIZES, calibrate
 
+    folder = folder / name.replace(", ", "_").replace(" ", "_")
+    folder.mkdir()
     secret = secrets.token_hex(32)
     made = calibrate(sizes=QUICK_SIZES, alpha=QUICK_ALPHA, secret=secret.encode())
     save(made, folder / "calibration.json")
@@ -185,7 +190,9 @@ def _gateway(stack: ExitStack, folder: Path, mock: str) -> Server:
     generous = {"requests_per_minute": 10**8, "tokens_per_minute": 10**11, "concurrent": 10**5}
     settings = {
         "listen": {"port": number}, "upstreams": {"mock": {"url": f"{mock}/v1"}}, "policy": "policy.yaml",
-        "ledger": {"keys": "required", "audit": True, "folder": str(folder / "ledger")},
+        "ledger": {
+            "keys": "required", "audit": True, "folder": str(folder / "ledger"), "power_safe": power_safe
+        },
         "limits": {"key": generous, "tenant": generous},
         "signals": {"calibration": "calibration.json", "batch": [{"tenant": "bench", "until": "2100-01-01"}]},
     }  # fmt: skip
@@ -196,9 +203,7 @@ def _gateway(stack: ExitStack, folder: Path, mock: str) -> Server:
     pid = stack.enter_context(
         process([*command, "serve", "-c", str(folder / "server.yaml")], folder, AZEOTROPE_SIGNALS_SECRET=secret)
     )
-    return Server(
-        "azeotrope", f"http://127.0.0.1:{number}", pid, headers={"Authorization": f"Bearer {shown['key']}"}
-    )
+    return Server(name, f"http://127.0.0.1:{number}", pid, headers={"Authorization": f"Bearer {shown['key']}"})
 
 
 def _litellm(stack: ExitStack, folder: Path, mock: str, litellm: str) -> Server:
@@ -211,15 +216,18 @@ def _litellm(stack: ExitStack, folder: Path, mock: str, litellm: str) -> Server:
     return Server("litellm", f"http://127.0.0.1:{number}", pid)
 
 
-async def drive(server: Server, asked: dict[str, Any], total: int, connections: int) -> list[float]:
-    """Ask `total` times over so many connections; the seconds that each reply took."""
+async def drive(
+    server: Server, asked: dict[str, Any], total: int, connections: int, spread: float = 0.0
+) -> list[float]:
+    """Ask `total` times over so many connections, begun within `spread` seconds; the seconds each reply took."""
     data, took = json.dumps({"model": server.model, **asked}).encode(), []
     headers = {"content-type": "application/json", **server.headers}
     left = iter(range(total))
     connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 
-        async def one() -> None:
+        async def one(number: int) -> None:
+            await asyncio.sleep(number * spread / connections)
             for _ in left:
                 began = time.perf_counter()
                 async with session.post(f"{server.url}/v1/chat/completions", data=data) as reply:
@@ -229,7 +237,7 @@ async def drive(server: Server, asked: dict[str, Any], total: int, connections: 
                         raise SystemExit(f"{server.name} answered {reply.status}.")
                 took.append(time.perf_counter() - began)
 
-        await asyncio.gather(*(one() for _ in range(connections)))
+        await asyncio.gather(*map(one, range(connections)))
     return took
 
 
@@ -237,10 +245,12 @@ def asking(text: str = "What is seven and three?", **more: Any) -> dict[str, Any
     return {"messages": [{"role": "user", "content": text}], **more}
 
 
-def spend(server: Server, asked: dict[str, Any], total: int, connections: int) -> tuple[float, float, list[float]]:
+def spend(
+    server: Server, asked: dict[str, Any], total: int, connections: int, spread: float = 0.0
+) -> tuple[float, float, list[float]]:
     """Processor seconds, seconds, and what each reply took."""
     before, began = server.cpu(), time.perf_counter()
-    took = asyncio.run(drive(server, asked, total, connections))
+    took = asyncio.run(drive(server, asked, total, connections, spread))
     seconds = time.perf_counter() - began
     time.sleep(0.2)  # for what the server does after its answers
     return server.cpu() - before, seconds, took
@@ -267,7 +277,7 @@ def rounds(servers: list[Server], count: int, quick: bool, told: Any) -> list[Fi
             streams = 4 if quick else 8 if slow else 40
             cpu, _, _ = spend(server, asking(max_tokens=1000, stream=True), streams, 8 if streams >= 8 else 4)
             note("chunk", "µs of CPU", cpu / streams / 1000 * 1e6)
-            _, _, took = spend(server, asking(max_tokens=64, seed=DELAY), n // 2, 32)
+            _, _, took = spend(server, asking(max_tokens=64, seed=DELAY), n // 2, 32, DELAY / 1000)
             cut = quantiles(took, n=100)
             if server is servers[0]:
                 base = {"p50": median(took), "p99": cut[98]}

@@ -79,6 +79,37 @@ def test_nothing_slow_is_imported_for_help_and_list(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_a_gateway_alone(tmp_path: Path) -> None:
+    """`azeotrope[gateway]` serves with keys, limits, records; what needs another extra says which."""
+    code = (
+        BLOCK.replace(repr(BLOCKED), repr((*BLOCKED, "redis", "psycopg", "opentelemetry")))
+        + """
+import asyncio, os
+from azeotrope.core.errors import MissingError
+from azeotrope.gateway.boot import build
+from azeotrope.gateway.settings import parse_settings
+
+async def main():
+    given = {"upstreams": {"main": {"url": "http://127.0.0.1:1/v1"}},
+             "ledger": {"keys": "required", "audit": True, "folder": "ledger"},
+             "limits": {"key": {"concurrent": 2}}}
+    await build(parse_settings(given, "test")).stop()
+    os.environ["R"] = "redis://127.0.0.1:1/0"
+    for more in ({"vault": {"redis_env": "R"}}, {"limits": {"key": {"concurrent": 2}, "redis_env": "R"}}):
+        try:
+            build(parse_settings({**given, **more}, "test"))
+        except MissingError as error:
+            assert "azeotrope[shared]" in str(error), error
+        else:
+            raise AssertionError(more)
+
+asyncio.run(main())
+"""
+    )
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_plain_install(tmp_path: Path) -> None:
     """One process, so that the imports are paid once; each command must work or ask for the right package."""
     code = (

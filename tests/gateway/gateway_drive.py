@@ -24,6 +24,7 @@ from azeotrope.gateway.settings import ServerFile
 from azeotrope.gateway.table import PolicyBox
 
 Json = dict[str, Any]
+OF_SERVER = ("listen", "models", "vault", "status", "telemetry")
 
 
 @dataclass
@@ -142,12 +143,13 @@ def serving(
     policy: str | None = None,
     desk: Desk | None = None,
     tmp: Any = None,
+    tracing: Any = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """Run a gateway before `mock`. `settings` are those of the upstream, or `listen`, `models` of the server."""
+    """Run a gateway before `mock`. `settings` are those of the upstream, or some of the server (`OF_SERVER`)."""
     mock = mock or Mock()
     port, upstream_port = free_port(), free_port()
-    server_keys = {k: settings.pop(k) for k in ("listen", "models", "vault") if k in settings}
+    server_keys = {k: settings.pop(k) for k in OF_SERVER if k in settings}
     main = {"url": f"http://127.0.0.1:{upstream_port}/v1", **settings}
     file = ServerFile.model_validate({"upstreams": {"main": main}, **server_keys})
     if policy is None:
@@ -156,7 +158,7 @@ def serving(
         path = tmp / "policy.yaml"
         path.write_text(policy, encoding="utf-8")
         box = PolicyBox(path)
-    gateway = Gateway(file, box, desk)
+    gateway = Gateway(file, box, desk, tracing=tracing)
     with upstream(mock, upstream_port), serving_app(gateway, port) as address:
         yield Running(address, mock, gateway)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azeotrope.gateway.signals import prompts
 from azeotrope.gateway.signals.conduct import WEIGHTS, suspicion, wording
 from azeotrope.gateway.signals.imprint import CELLS, SIZE, TEMPLATES, WAVES, Printer
 from azeotrope.gateway.signals.prompts import (
@@ -25,9 +26,16 @@ from azeotrope.gateway.signals.prompts import (
     words_of,
 )
 from azeotrope.gateway.signals.seen import Flag
-from azeotrope.maths.sketches import mix
+from azeotrope.maths.sketches import Words, mix
 
 READER = Reader(b"secret")
+
+
+def minima_of(shingles: Words) -> Words:
+    """The minima of one text."""
+    return _minima(shingles, np.zeros(len(shingles), dtype=np.int64), 1)[0]
+
+
 texts = st.text(st.characters(exclude_categories=()), max_size=300)  # lone surrogates, too
 
 
@@ -86,7 +94,7 @@ def test_minima_collide_as_often_as_their_sets_overlap() -> None:
         agree = bands = 0
         for _ in range(60):
             both, left, right = (rng.integers(0, 2**63, n).astype(np.uint64) for n in (shared, own, own))
-            a, b = (_minima(mix(np.concatenate([both, side]))) for side in (left, right))
+            a, b = (minima_of(mix(np.concatenate([both, side]))) for side in (left, right))
             agree += int((a == b).sum())
             bands += int((a.reshape(BANDS, ROWS) == b.reshape(BANDS, ROWS)).all(axis=1).sum())
         assert agree / (60 * BINS) == pytest.approx(s, abs=0.04)
@@ -95,7 +103,7 @@ def test_minima_collide_as_often_as_their_sets_overlap() -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
 def test_few_shingles_fill_every_bin(shingles: list[int]) -> None:
-    minima = _minima(np.array(shingles, dtype=np.uint64))
+    minima = minima_of(np.array(shingles, dtype=np.uint64))
     assert len(minima) == BINS
     assert (minima != 1 << 63).all()
 
@@ -182,3 +190,56 @@ def test_suspicion_is_a_capped_sum(flags: int) -> None:
     expected = sum(weight for flag, weight in WEIGHTS.items() if flags & flag)
     assert suspicion(flags) == pytest.approx(min(1.0, expected))
     assert all(suspicion(flags | flag) >= suspicion(flags) for flag in Flag)
+
+
+def test_prompts_read_together_are_read_as_alone() -> None:
+    """Also beside empty ones, ones of fewer words than a shingle or an end has, and in any number."""
+    rng = Random(5)
+    words = 'the Explain 12 3.5 "a quotation" http://x.y/z 漢字 list step why answer sort'.split()
+    texts = [
+        "",
+        "...",
+        "hi",
+        "hi there",
+        "one two three",
+        *(" ".join(rng.choices(words, k=n)) for n in range(1, 150, 7)),
+    ]
+    reader, printer = Reader(b"secret"), Printer()
+    alone = [reader.read(text, 10 + len(text)) for text in texts]
+    for size in (1, 2, 7, len(texts)):
+        pairs = [(text, 10 + len(text)) for text in texts]
+        together = [one for at in range(0, len(pairs), size) for one in reader.read_many(pairs[at : at + size])]
+        assert together == alone
+    said = [one for one in alone if one is not None]
+    for one, imprint in zip(said, printer.imprint_many(said), strict=True):
+        expected = printer.imprint(one)
+        assert (imprint.register, imprint.rank, imprint.cell) == (expected.register, expected.rank, expected.cell)
+        assert np.array_equal(imprint.vector, expected.vector)
+
+
+def test_shingles_bins_and_ends_are_as_written_one_by_one() -> None:
+    """The vectorized keys against the plain formulas, for one text among others."""
+    reader = Reader(b"secret")
+    text = "Please explain the proof of theorem 12 in simple words for children"
+    features = reader.read_many([("other words before", None), (text, None), ("and after", None)])[1]
+    assert features is not None
+    masked = [reader._digest("<n>" if word == "12" else word) for word in text.lower().split()]
+    minima = [1 << 63] * prompts.BINS
+    for three in zip(masked, masked[1:], masked[2:], strict=False):
+        total = sum(word * int(salt) for word, salt in zip(three, prompts._SHINGLE, strict=True)) % 2**64
+        hashed = int(prompts.mix(np.array([total], dtype=np.uint64))[0])
+        minima[hashed >> 58] = min(minima[hashed >> 58], hashed & ((1 << 58) - 1))
+    full = []
+    for place in range(prompts.BINS):
+        steps = next(n for n in range(prompts.BINS) if minima[(place + n) % prompts.BINS] != 1 << 63)
+        full.append((minima[(place + steps) % prompts.BINS] + steps * int(prompts._ROTATION)) % 2**64)
+    sums = [
+        sum(full[4 * band + row] * int(prompts._ROW[row]) for row in range(4)) % 2**64
+        for band in range(prompts.BANDS)
+    ]
+    sums += [
+        sum(word * int(salt) for word, salt in zip(part, prompts._PLACE, strict=True)) % 2**64
+        for part in (masked[:5], masked[-5:])
+    ]
+    keys = prompts.mix(np.array(sums, dtype=np.uint64) ^ prompts._BAND)
+    assert features.keys == tuple(keys.tolist())

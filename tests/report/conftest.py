@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import headless
 import pytest
 from synthetic_run import make_run
 
+import headless
 from azeotrope.report import build
 
 

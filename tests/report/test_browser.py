@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import headless
 import polars as pl
 import pytest
-from headless import choose, js, press, texts
 from synthetic_run import HOSTILE
 
+import headless
 from azeotrope.report import build
+from headless import choose, js, press, texts
 
 pytestmark = headless.marks()
 WIDTHS = (390, 768, 1280)
@@ -37,33 +37,7 @@ def test_loads_quietly_and_fits(driver: Any, page: Path, tmp_path: Path, width: 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_has_contrast(driver: Any, page: Path, theme: str) -> None:
     headless.show(driver, page, 1280, theme)
-    faint = js(driver, """
-      const parse = (c) => {
-        const m = c.match(/[\\d.]+/g).map(Number);
-        const rgb = c.startsWith('color(') ? m.slice(0, 3) : m.slice(0, 3).map((v) => v / 255);
-        return [rgb, m.length > 3 ? m[3] : 1];
-      };
-      const lum = (rgb) => rgb.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((a, v, i) => a + v * [0.2126, 0.7152, 0.0722][i], 0);
-      const backdrop = (node) => {
-        const layers = [];
-        for (let n = node; n; n = n.parentElement) layers.push(parse(getComputedStyle(n).backgroundColor));
-        const over = (base, [rgb, a]) => base.map((v, i) => v * (1 - a) + rgb[i] * a);
-        return layers.reverse().reduce(over, [1, 1, 1]);
-      };
-      const bad = new Set();
-      const tags = 'p, a, button, td, th, dd, dt, h1, h2, h3, span, small, b, del, label, li, select, text';
-      for (const node of document.querySelectorAll(tags)) {
-        if (!node.textContent.trim() || !node.getClientRects().length) continue;
-        const style = getComputedStyle(node);
-        const [ink] = parse(node.tagName === 'text' ? style.fill : style.color);
-        const [a, b] = [lum(ink), lum(backdrop(node))].sort((x, y) => x - y);
-        const ratio = (b + 0.05) / (a + 0.05);
-        const name = node.className.baseVal ?? node.className;
-        if (ratio < 4.5) bad.add(`${node.tagName}.${name} ${ratio.toFixed(2)}`);
-      }
-      return [...bad];""")  # fmt: skip
-    assert faint == []
+    assert headless.faint(driver) == []
 
 
 def test_theme_toggle_switches_and_is_remembered(driver: Any, page: Path) -> None:

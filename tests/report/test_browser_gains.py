@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import headless
 import polars as pl
 import pytest
-from headless import choose, js, press, texts
 from synthetic_gains import FACED, GAPPY, crowd
 
+import headless
 from azeotrope.report import build
+from headless import choose, js, press, texts
 
 pytestmark = headless.marks()
 FIXED = 3  # columns before those of the attacks: arm, worst case, teacher

@@ -7,16 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import headless
 import polars as pl
 import pytest
 from folders import edit
-from headless import choose, js, press, texts
 from synthetic_run import HOSTILE
 from synthetic_tables import CONTROL, FAR_TASK, LACKING, LONG, PARTLY, UNKNOWN
 
+import headless
 from azeotrope.report import build
 from azeotrope.report.sections import SECTIONS
+from headless import choose, js, press, texts
 
 pytestmark = headless.marks()
 NAMES = [section.name for section in SECTIONS]

@@ -61,7 +61,8 @@ def serve(
     behind += [settings.teacher.model] if settings.teacher else []
     say(f"Azeotrope gateway at {where}, in front of {', '.join(behind)}; policy {gateway.policy.current.hash}.")
     asyncio.run(gateway.stop())
-    _granian(settings)
+    with boot.together(settings):
+        _granian(settings)
 
 
 def _settings(config: Path | None, upstream: str | None, teacher: str | None) -> Any:

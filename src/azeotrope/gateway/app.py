@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from math import ceil
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import counting, http
@@ -16,19 +15,24 @@ from azeotrope.gateway.admission import allow, facts
 from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
+from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
 from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
 from azeotrope.gateway.policy import told
 from azeotrope.gateway.relay import Job, RefusedError, Relay
-from azeotrope.gateway.settings import TEACHER, ServerFile, TeacherSettings
+from azeotrope.gateway.settings import TEACHER, ServerFile
+from azeotrope.gateway.status.site import open_site
 from azeotrope.gateway.table import PolicyBox, Snapshot
 from azeotrope.gateway.upstream import Asked, Upstream, UpstreamError
 from azeotrope.gateway.vault import MemoryShelf, Shelf, Vault
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.traces.spans import Tracing
 
 T = TypeVar("T")
 Serve = Callable[[Case, http.Scope, http.Receive, http.Send, http.Stream], Awaitable[None]]
@@ -49,17 +53,21 @@ class Gateway:
         desk: Desk | None = None,
         shelf: Shelf | None = None,
         master: bytes | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`master` is the secret that the processes of a gateway share, where there are several."""
         self.settings, self.policy = settings, policy
         self.desk = desk or Desk()
         self.metrics = Metrics()
+        self._ids = Ids()
         shelf = shelf or MemoryShelf(settings.vault.megabytes << 20)
         self._vault = Vault(shelf, master, ttl=settings.vault.hours * 3600)
         self.relay = Relay(self._vault, master)
         self._upstreams: dict[str, Asked] = {name: Upstream(one) for name, one in settings.upstreams.items()}
         if settings.teacher is not None:
-            self._upstreams[TEACHER] = _teacher(settings.teacher, policy.current)
+            from azeotrope.gateway.local import open_teacher
+
+            self._upstreams[TEACHER] = open_teacher(settings.teacher, policy.current)
         policy.accept(self._servable)
         self.pages = {
             "/healthz": self._health,
@@ -70,6 +78,11 @@ class Gateway:
         }
         self.active = 0
         self.draining = False
+        self.over: list[Callable[[Case], None]] = [lambda case: case.count(self.metrics)]  # told of every case
+        self.site = open_site(self)
+        self._tracing = tracing
+        if tracing is not None:
+            self.over.append(tracing.end)
 
     async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         """ASGI."""
@@ -87,8 +100,12 @@ class Gateway:
             await asyncio.sleep(0.05)
         for upstream in self._upstreams.values():
             await upstream.stop()
+        if self.site is not None:
+            await self.site.stop()
         await self._vault.close()
         await self.desk.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _lifespan(self, receive: http.Receive, send: http.Send) -> None:
         while True:
@@ -97,6 +114,8 @@ class Gateway:
                 watcher = asyncio.ensure_future(self._watch_policy())
                 if self.desk.suspicion is not None:
                     self.desk.suspicion.start()
+                if self.site is not None:
+                    await self.site.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 watcher.cancel()
@@ -133,7 +152,9 @@ class Gateway:
         path, method = scope["path"], scope["method"]
         name, page = ROUTES.get(path), self.pages.get(path)
         if name is not None and method == "POST":
-            case = Case(f"req_{secrets.token_hex(12)}", dialect(name), perf_counter())
+            case = Case(f"req_{self._ids.hex(12)}", dialect(name), perf_counter())
+            if self._tracing is not None:
+                self._tracing.begin(case, scope)
             await self._answer(case, scope, receive, send, self._count if path == COUNT else self._serve)
         elif page is not None and method in ("GET", "HEAD"):
             await page(scope, send)
@@ -141,6 +162,8 @@ class Gateway:
             allowed = "POST" if name is not None else "GET, HEAD"
             problem = Problem(405, "invalid_request", f"Use {allowed} here.", "method_not_allowed")
             await self._plain(send, 405, dialect(name or "chat").error(problem), [(b"allow", allowed.encode())])
+        elif self.site is not None and self.site.owns(path) and method in ("GET", "HEAD"):
+            await self.site.answer(scope, send)
         else:
             problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
             await self._plain(send, 404, dialect("chat").error(problem))
@@ -199,11 +222,19 @@ class Gateway:
             case.status = case.status or STOPPED
             self.active -= 1
             self.metrics.active.set(self.active)
-            case.count(self.metrics)
+            self._told(case)
             if log.isEnabledFor(logging.INFO):
                 log.info("request", extra={"facts": case.facts()})
             self.desk.observe(case, scope)
             await self._leftover(case)
+
+    def _told(self, case: Case) -> None:
+        """Tell everybody who keeps numbers that a request is over."""
+        for tell in self.over:
+            try:
+                tell(case)
+            except Exception:  # what was answered is answered
+                log.exception("Request %s is not counted.", case.id)
 
     async def _take(
         self, case: Case, scope: http.Scope, receive: http.Receive, read: Callable[[bytes], Request]
@@ -223,9 +254,12 @@ class Gateway:
             digest.update(data)
             case.prompt_digest = digest.hexdigest()
         case.request = request = read(data)
-        upstream, served = self._model(request, case.identity)
-        level, case.reasons = self.desk.level(case.identity, policy.failing)
-        case.decision = decision = policy.decide(facts(request, case.identity, level))
+        case.upstream, served = self._model(request, case.identity)
+        upstream = self._upstreams[case.upstream]
+        if self._tracing is not None:
+            upstream = self._tracing.around(case, upstream)
+        case.level, case.reasons = self.desk.level(case.identity, policy.failing)
+        case.decision = decision = policy.decide(facts(request, case.identity, case.level))
         allow(request, decision, upstream.settings)
         case.job = job = Job(request, case.identity.tenant, decision, served)
         return job, upstream
@@ -321,28 +355,28 @@ class Gateway:
 
     async def _until_gone(self, receive: http.Receive, work: Any, stream: http.Stream) -> None:
         """Do `work`, and stop it in the middle if the client goes or takes nothing more. Raises GoneError then."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.current_task()
+        assert task is not None
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                task.cancel()
 
         async def listen() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
             leave()
 
-        left = False
-
-        def leave() -> None:
-            nonlocal left
-            left = True
-            task.cancel()
-
-        ears = asyncio.ensure_future(listen())
+        ears = asyncio.get_running_loop().create_task(listen())
         stream.gone = leave
         try:
-            await task
+            await work
         except asyncio.CancelledError:
-            if left:
+            if left and not task.uncancel():  # nobody else wants us to stop
                 raise http.GoneError from None
-            task.cancel()
             raise
         finally:
             stream.rest()
@@ -360,8 +394,8 @@ class Gateway:
         """Whose key it is. Raises AuthError and AuthDownError."""
         return await self.desk.who(http.sole(scope, b"authorization", b"x-api-key"))
 
-    def _model(self, request: Request, identity: Identity) -> tuple[Asked, str]:
-        """The upstream of the model that was named. A model that a key may not use is not there for it."""
+    def _model(self, request: Request, identity: Identity) -> tuple[str, str]:
+        """The model's upstream and its name there. A model that a key may not use is not there for it."""
         found = self.settings.find(request.model)
         model = self.settings.models.get(request.model)
         if found is None or (model is not None and model.tiers and identity.tier not in model.tiers):
@@ -369,7 +403,7 @@ class Gateway:
                 404, "not_found", "There is no such model here; see /v1/models.", "model_not_found", "model"
             )
             raise RefusedError(problem)
-        return self._upstreams[found[0]], found[1]
+        return found
 
     async def _refuse(self, case: Case, error: Exception | None, send: http.Send, stream: http.Stream) -> None:
         """Tell the client what went wrong, in its dialect, also in the middle of a stream."""
@@ -384,13 +418,3 @@ class Gateway:
         if after is not None:
             headers.append((b"retry-after", str(max(1, ceil(after))).encode()))
         await http.reply(send, problem.status, encode(case.outward.error(problem)), headers)
-
-
-def _teacher(settings: TeacherSettings, policy: Snapshot) -> Asked:
-    """The model of our own. Raises ConfigError and MissingError."""
-    from azeotrope.gateway.local import LocalUpstream
-
-    stances = {name: stance.logits for name, stance in policy.stances.items() if stance.logits}
-    return LocalUpstream(
-        settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
-    )

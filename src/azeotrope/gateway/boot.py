@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,18 +18,34 @@ from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
-from azeotrope.gateway.shared_shelf import RedisShelf
+from azeotrope.gateway.status.peers import VARIABLE as PEERS
 from azeotrope.gateway.table import PolicyBox
+from azeotrope.gateway.traces.opening import open_tracing
 
 if TYPE_CHECKING:
     from azeotrope.gateway.lookout import Lookout
+    from azeotrope.gateway.vault import Shelf
 
 VARIABLE = "AZEOTROPE_SERVE"
+SWITCH = (
+    0.001  # seconds for which the threads behind requests (records, detection) may keep the event loop waiting
+)
 
 
 def environment(settings: ServerFile) -> dict[str, str]:
     """The variable for server processes. Settings name secrets, they do not hold them."""
     return {VARIABLE: settings.model_dump_json()}
+
+
+@contextmanager
+def together(settings: ServerFile) -> Iterator[None]:
+    """Let the server's processes find each other, while they run, if they have something to tell each other."""
+    if settings.status is None or settings.listen.workers == 1:
+        yield
+        return
+    with TemporaryDirectory(prefix="azeotrope-") as folder:  # nobody else can open it
+        os.environ[PEERS] = folder
+        yield
 
 
 def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
@@ -36,15 +56,18 @@ def build(settings: ServerFile, *, ledger: bool = True) -> Gateway:
     policy = PolicyBox(settings.policy or DEFAULT)
     if settings.signals is not None and not ledger:
         _lookout(settings.signals.model_copy(update={"log": None}))  # does it fit?
-    shelf = None if settings.vault.redis_env is None else RedisShelf(address(settings.vault.redis_env))
+    shelf = None if settings.vault.redis_env is None else _shelf(address(settings.vault.redis_env))
+    tracing = open_tracing(settings.telemetry)
     if not ledger:
-        return Gateway(settings, policy, shelf=shelf)
+        return Gateway(settings, policy, shelf=shelf, tracing=tracing)
     desk = open_desk(settings.ledger, settings.limits, policy.current.failing)
     lookout = None if settings.signals is None else _lookout(settings.signals)
     desk.suspicion = lookout
-    gateway = Gateway(settings, policy, desk, shelf, _master(settings))
+    gateway = Gateway(settings, policy, desk, shelf, _master(settings), tracing)
     if lookout is not None:
         gateway.metrics.registry.register(lookout.collector())
+        if gateway.site is not None:
+            gateway.site.watched = lookout.watch.snapshot
     return gateway
 
 
@@ -57,6 +80,12 @@ def _master(settings: ServerFile) -> bytes | None:
     return Folder(ledger.folder).gateway_key().reveal()
 
 
+def _shelf(url: str) -> Shelf:
+    from azeotrope.gateway.shared_shelf import RedisShelf  # the client is an extra
+
+    return RedisShelf(url)
+
+
 def _lookout(settings: SignalSettings) -> Lookout:
     from azeotrope.gateway.lookout import Lookout  # numpy is loaded where there is something to detect
 
@@ -66,5 +95,6 @@ def _lookout(settings: SignalSettings) -> Lookout:
 def make() -> Gateway:
     """The gateway of this process."""
     settings = ServerFile.model_validate(msgspec.json.decode(os.environ[VARIABLE]))
+    sys.setswitchinterval(SWITCH)
     logs.set_up(requests=settings.listen.log_requests)
     return build(settings)

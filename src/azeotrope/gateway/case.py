@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from azeotrope.gateway.desk import ANONYMOUS
 from azeotrope.gateway.dialects import Dialect
@@ -20,6 +21,9 @@ from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import encode
 from azeotrope.gateway.wire.request import Request, RequestError
+
+if TYPE_CHECKING:
+    from azeotrope.gateway.traces.spans import Trace
 
 BROKEN = frozenset(  # our own words for how an upstream fails in the middle; its own words are not counted apart
     f"upstream_{how}" for how in "closed malformed restarted aborted timeout unreachable error".split()
@@ -42,6 +46,8 @@ class Case:
     request: Request | None = None
     decision: Decision | None = None
     job: Job | None = None
+    upstream: str = ""  # its name
+    level: int | None = None  # of suspicion, once it is known
     reasons: tuple[str, ...] = ()
     size: int = 0  # bytes of the request
     status: int = 0
@@ -52,6 +58,7 @@ class Case:
     recorded: bool = False
     prompt_digest: str = ""
     reply_digest: str = ""
+    trace: Trace | None = None
 
     @property
     def overhead(self) -> float:
@@ -59,6 +66,11 @@ class Case:
         if self.streaming is not None and self.job is not None:
             return self.streaming + self.job.busy
         return perf_counter() - self.began - self.waited
+
+    @property
+    def took(self) -> float:
+        """Seconds since it came."""
+        return perf_counter() - self.began
 
     @property
     def used(self) -> int:
@@ -69,6 +81,8 @@ class Case:
         if job is None or job.usage is None or job.usage.completion is None:
             return counted
         billed = (job.usage.prompt or 0) + job.usage.completion
+        if job.request.n > 1 and change:  # of several choices, llama.cpp counts one
+            billed = max(billed, (job.usage.prompt or 0) + (change.came + change.answer) // 4)
         return billed if job.reasons else max(billed, counted)  # some tell it first, and the rest with the end
 
     @property
@@ -100,7 +114,7 @@ class Case:
             reasoning_tokens=(usage.reasoning if usage else None) or 0,
             chars_transformed=max(0, change.came - change.left) if change else 0,
             altered=bool(change and change.altered),
-            latency_ms=(perf_counter() - self.began) * 1000,
+            latency_ms=self.took * 1000,
             overhead_ms=self.overhead * 1000,
             prompt_digest=self.prompt_digest,
             reply_digest=self.reply_digest,
@@ -130,8 +144,8 @@ class Case:
     def count(self, metrics: Metrics) -> None:
         """Count what happened."""
         name, job = self.outward.name, self.job
-        metrics.count(name, self.status, self.decision.stance.name if self.decision else "none")
-        metrics.duration.labels(name).observe(perf_counter() - self.began)
+        stance = self.decision.stance.name if self.decision else "none"
+        metrics.count(name, self.status, stance, self.took)
         metrics.overhead.observe(max(0.0, self.overhead))
         if self.gone:
             metrics.gone.inc()
@@ -140,13 +154,10 @@ class Case:
         if self.broke:
             metrics.failures.labels(self.broke).inc()
         if job.usage is not None:
-            metrics.tokens.labels("prompt").inc(job.usage.prompt or 0)
-            metrics.tokens.labels("completion").inc(job.usage.completion or 0)
+            metrics.billed(job.usage.prompt or 0, job.usage.completion or 0)
         if job.shield is not None:
             change = job.shield.change
-            metrics.characters.labels("came").inc(change.came)
-            metrics.characters.labels("left").inc(change.left)
-            metrics.altered.inc(change.altered)
+            metrics.changed(change.came, change.left, change.altered)
         if job.pieces:
             metrics.chunks.inc(job.pieces)
             metrics.chunk.observe(job.busy / job.pieces)

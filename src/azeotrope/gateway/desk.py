@@ -25,7 +25,6 @@ from azeotrope.gateway.ledger.opening import open_audit_log
 from azeotrope.gateway.ledger.quota import Lease, Limiter, LimitsDownError
 from azeotrope.gateway.ledger.redis_link import address
 from azeotrope.gateway.ledger.secret import Secret
-from azeotrope.gateway.ledger.shared_limits import SharedLimiter, SharedSettings
 from azeotrope.gateway.logs import log
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings
@@ -172,4 +171,6 @@ def _limiter(limits: LimitSettings, failing: Failing) -> Limiter:
     if limits.redis_env is None:
         return LocalLimiter()
     given = {"url": address(limits.redis_env), "when_down": failing.limits}
+    from azeotrope.gateway.ledger.shared_limits import SharedLimiter, SharedSettings  # the client is an extra
+
     return SharedLimiter(SharedSettings.model_validate(given))

@@ -18,7 +18,8 @@ import msgspec
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
 from azeotrope.core.methods import Defense
 from azeotrope.core.sampling import Sampling
-from azeotrope.gateway.settings import UpstreamSettings
+from azeotrope.gateway.settings import TeacherSettings, UpstreamSettings
+from azeotrope.gateway.table import Snapshot
 from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.chat_writer import ChatWriter, whole
@@ -180,7 +181,7 @@ class LocalUpstream:
         self.names = frozenset(rules)
         self.bound = {name: tuple(defenses) for name, defenses in (stances or {}).items()}
 
-    async def post(self, path: str, body: bytes, *, stance: str = "") -> LocalExchange:
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> LocalExchange:
         """Begin a reply. Raises UpstreamError."""
         from azeotrope.models.engine import Ticket
 
@@ -315,3 +316,11 @@ def _bind(lm: Any, stances: Mapping[str, Sequence[Defense]], task: str, temperat
                 raise ConfigError(f"Stance '{name}': {text}")
         found[name] = [defense.bind(bench) for defense in defenses if isinstance(defense, LogitDefense)]
     return found
+
+
+def open_teacher(settings: TeacherSettings, policy: Snapshot) -> LocalUpstream:
+    """The model of our own, with the defenses of the policy's stances. Raises ConfigError and MissingError."""
+    stances = {name: stance.logits for name, stance in policy.stances.items() if stance.logits}
+    return LocalUpstream(
+        settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
+    )

@@ -43,6 +43,7 @@ def set_up(*, requests: bool, stream: TextIO | None = None) -> None:
     """Send this process's logs to `stream` (stderr). `requests`: a line for every request, too."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Lines())
-    log.handlers[:] = [handler]
     log.setLevel(logging.INFO if requests else logging.WARNING)
-    log.propagate = False
+    for one in (log, logging.getLogger("opentelemetry")):  # which says where traces cannot be sent
+        one.handlers[:] = [handler]
+        one.propagate = False

@@ -39,10 +39,26 @@ class Metrics:
         )
         self.reloads = counter("policy_reloads", "policy files read again", "outcome")
         self._request = cache(lambda *labels: self.requests.labels(*labels))
+        self._duration = cache(self.duration.labels)
+        self._prompt, self._completion = self.tokens.labels("prompt"), self.tokens.labels("completion")
+        self._came, self._left = self.characters.labels("came"), self.characters.labels("left")
 
-    def count(self, dialect: str, status: int, stance: str) -> None:
+    def count(self, dialect: str, status: int, stance: str, seconds: float) -> None:
         """One request is over."""
         self._request(dialect, str(status), stance).inc()
+        self._duration(dialect).observe(seconds)
+
+    def billed(self, prompt: int, completion: int) -> None:
+        """Tokens that the upstream billed for a request."""
+        self._prompt.inc(prompt)
+        self._completion.inc(completion)
+
+    def changed(self, came: int, left: int, altered: bool) -> None:
+        """Characters of reasoning that came and left."""
+        self._came.inc(came)
+        self._left.inc(left)
+        if altered:
+            self.altered.inc()
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

@@ -15,6 +15,7 @@ from time import perf_counter, time
 import msgspec
 
 from azeotrope.gateway.dialects import Dialect, Reader, dialect
+from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.logs import log
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.shield import Shield
@@ -85,6 +86,7 @@ class Relay:
 
     def __init__(self, vault: Vault, master: bytes | None = None) -> None:
         self._vault = vault
+        self._ids = Ids()
         self._dice = blake2b(b"azeotrope dice", key=master or secrets.token_bytes(32), digest_size=32).digest()
 
     async def ask(self, job: Job, upstream: Asked) -> Answer:
@@ -135,7 +137,7 @@ class Relay:
 
     def start(self, job: Job, settings: UpstreamSettings) -> Shield:
         """The shield of a job's reply. It keeps the reasoning that the client is not given as it came."""
-        job.id = dialect(job.request.dialect).prefix + secrets.token_hex(16)
+        job.id = dialect(job.request.dialect).prefix + self._ids.hex(16)
         job.created = int(time())
         keep = not job.decision.treatment.exact or job.request.dialect not in (settings.dialect, "completions")
         job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)

@@ -20,6 +20,8 @@ from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_ring import KeyRingSettings
 from azeotrope.gateway.ledger.quota import NO_QUOTA, Limits, Quota
 from azeotrope.gateway.signals.settings import WatchSettings
+from azeotrope.gateway.status.settings import StatusSettings
+from azeotrope.gateway.traces.settings import TelemetrySettings
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
@@ -153,7 +155,7 @@ class LimitSettings(Settings):
 
     def of(self, identity: Identity) -> Limits:
         """The limits of a key."""
-        return Limits(
+        return Limits.model_construct(  # both were checked when the file was read
             key=self.tiers.get(identity.tier, self.key), tenant=self.tenants.get(identity.tenant, self.tenant)
         )
 
@@ -222,6 +224,8 @@ class ServerFile(Settings):
     limits: LimitSettings = LimitSettings()
     vault: VaultSettings = VaultSettings()
     signals: SignalSettings | None = None
+    status: StatusSettings | None = None
+    telemetry: TelemetrySettings | None = None
 
     @model_validator(mode="after")
     def _known_upstreams(self) -> Self:

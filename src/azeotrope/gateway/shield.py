@@ -200,9 +200,14 @@ class Shield:
     def _bill(self, usage: ev.Usage) -> ev.Usage:
         completion = usage.completion
         if not self._do.bill_reasoning and completion is not None:
-            completion = max(0, completion - (usage.reasoning or 0))
+            completion = max(0, completion - (usage.reasoning or self._share(completion)))
         told = usage.reasoning if self._do.tell_reasoning else None
         return ev.Usage(usage.prompt, completion, told, usage.cached)
+
+    def _share(self, completion: int) -> int:
+        """How many of a reply's tokens were reasoning, by its characters, where the upstream does not say so."""
+        came = self.change.came
+        return -(-completion * came // (came + self.change.answer)) if came else 0
 
 
 @dataclass(frozen=True, slots=True)

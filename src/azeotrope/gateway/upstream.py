@@ -1,7 +1,8 @@
 """Asking an upstream: one request, its status, and its bytes as they come.
 
 Only what is sent before anything came back may be sent again. Nothing of a client's request reaches an upstream's
-headers, redirects are not followed, and the address comes from the settings alone.
+headers (but the id of its trace, where traces are followed), redirects are not followed, and the address comes
+from the settings alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from typing import Final, Protocol
 
 import aiohttp
+from yarl import URL
 
 from azeotrope.gateway.settings import Timeouts, UpstreamSettings
 from azeotrope.gateway.wire.errors import Problem
@@ -66,8 +68,8 @@ class Asked(Protocol):
         """How it is asked."""
         ...
 
-    async def post(self, path: str, body: bytes, *, stance: str = "") -> Answer:
-        """Send a request."""
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Answer:
+        """Send a request, which is part of a `trace` (its W3C header)."""
         ...
 
     async def stop(self) -> None:
@@ -79,26 +81,30 @@ class Exchange:
     """An answer: its status, `retry_after` in seconds, and its bytes. `close` ends it at once."""
 
     def __init__(self, response: aiohttp.ClientResponse, times: Timeouts, deadline: float) -> None:
-        self._response, self._times, self._deadline = response, times, deadline
+        self._response, self._times = response, times
+        self._loop = asyncio.get_running_loop()
+        self._deadline = deadline
+        self._until = deadline  # when what we wait for is late
+        self._late = False
+        self._watch: asyncio.TimerHandle | None = None
         self.status = response.status
         self.retry_after = _seconds(response.headers.get("retry-after"))
         self._begun = False
 
     async def read(self) -> bytes:
         """The next bytes, as they come; none at the end. Raises UpstreamError where they stop coming."""
-        wait = self._times.chunk if self._begun else self._times.first
-        loop = asyncio.get_running_loop()
+        self._expect(self._times.chunk if self._begun else self._times.first)
         try:
-            async with asyncio.timeout_at(min(loop.time() + wait, self._deadline)):
-                piece = await self._response.content.readany()
-        except TimeoutError:
-            self.close()
-            raise UpstreamError(stalled()) from None
+            piece = await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError, ValueError):
             self.close()
-            raise UpstreamError(broken()) from None
+            raise UpstreamError(stalled() if self._late else broken()) from None
+        if self._late:
+            raise UpstreamError(stalled())
         self._begun = True
+        self._until = self._deadline
         if not piece:
+            self._rest()
             self._response.release()
         return piece
 
@@ -128,7 +134,28 @@ class Exchange:
 
     def close(self) -> None:
         """End the connection: the upstream learns that nobody listens."""
+        self._rest()
         self._response.close()
+
+    def _expect(self, seconds: float) -> None:
+        """Be late after so many seconds. One timer watches all pieces: it looks again when the time has moved."""
+        self._until = min(self._loop.time() + seconds, self._deadline)
+        if self._watch is None or self._watch.when() > self._until:
+            self._rest()
+            self._watch = self._loop.call_at(self._until, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() < self._until:
+            self._watch = self._loop.call_at(self._until, self._look)
+            return
+        self._watch = None
+        self._late = True
+        self._response.close()  # whoever reads is told
+
+    def _rest(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
 
 class Upstream:
@@ -137,6 +164,7 @@ class Upstream:
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[str, URL] = {}
         self._headers = {"content-type": "application/json", "user-agent": "azeotrope"}
         if settings.dialect == "messages":
             self._headers["anthropic-version"] = "2023-06-01"
@@ -151,7 +179,7 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: bytes, *, stance: str = "") -> Exchange:
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Exchange:
         """Send `body`; return once the status is known. Raises UpstreamError.
 
         `stance` names one whose defenses act while the model writes: servers elsewhere know none, and are not
@@ -168,9 +196,10 @@ class Upstream:
         deadline = loop.time() + self.settings.timeouts.total
         self._budget = min(10.0, self._budget + EARNED)
         tried = 0
+        headers = {**self._headers, "traceparent": trace} if trace else self._headers
         while True:
             try:
-                exchange = await self._once(path, body, deadline)
+                exchange = await self._once(path, body, headers, deadline)
             except UpstreamError as error:
                 if error.problem.code != "upstream_unreachable" or not self._again(tried):
                     raise
@@ -185,12 +214,14 @@ class Upstream:
             tried += 1
             await asyncio.sleep(wait)
 
-    async def _once(self, path: str, body: bytes, deadline: float) -> Exchange:
+    async def _once(self, path: str, body: bytes, headers: dict[str, str], deadline: float) -> Exchange:
         session, times = self._open(), self.settings.timeouts
-        url = self.settings.url + path
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self.settings.url + path)
         try:
             async with asyncio.timeout(min(times.first, times.total)):
-                response = await session.post(url, data=body, headers=self._headers, allow_redirects=False)
+                response = await session.post(url, data=body, headers=headers, allow_redirects=False)
         except TimeoutError:
             raise UpstreamError(stalled()) from None
         except (aiohttp.ClientError, ConnectionError, OSError):

@@ -41,10 +41,10 @@ class Fourier:
         self.features = features
 
     def __call__(self, x: Singles) -> Singles:
-        """Return φ(x), a unit vector of float32."""
+        """Return φ(x), unit vectors of float32; `x` [..., dimensions]."""
         # einsum, not BLAS: the same bits whatever the number of threads, and no threads for a small product.
-        angle = np.einsum("d,dk->k", x, self._W)
-        return np.concatenate([np.cos(angle), np.sin(angle)]) * self._scale
+        angle = np.einsum("...d,dk->...k", x, self._W)
+        return np.concatenate([np.cos(angle), np.sin(angle)], axis=-1) * self._scale
 
 
 def mmd2(S: Singles | Floats, n1: float, n2: float, mean: Singles | Floats, square: float) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from azeotrope.core.errors import ConfigError, MissingError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 
 def connect(url: str, *, timeout: float, connections: int) -> Redis:
@@ -16,6 +17,10 @@ def connect(url: str, *, timeout: float, connections: int) -> Redis:
 
     Raises ConfigError for what is no address of Redis; the address, which may hold a password, is not quoted.
     """
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
     try:
         pool = BlockingConnectionPool.from_url(
             url, max_connections=connections, timeout=timeout, socket_timeout=timeout,
@@ -27,7 +32,11 @@ def connect(url: str, *, timeout: float, connections: int) -> Redis:
 
 
 def address(variable: str) -> str:
-    """The address in an environment variable. Raises MissingError."""
+    """The address in an environment variable. Raises MissingError, also where the client is not installed."""
+    try:
+        import_module("redis")
+    except ModuleNotFoundError:
+        raise MissingError("Redis needs the package 'redis'; run: pip install 'azeotrope[shared]'.") from None
     if url := os.environ.get(variable):
         return url
     raise MissingError(f"The environment variable {variable} with the address of Redis is not set.")

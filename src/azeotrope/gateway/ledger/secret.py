@@ -11,14 +11,27 @@ SHOWN = "<secret>"
 class Secret:
     """Bytes that no repr, str, format, log or pickle gives away; `reveal` is the only way to them."""
 
-    __slots__ = ("__bytes",)
+    __slots__ = ("__bytes", "__keyed")
 
     def __init__(self, value: bytes | str) -> None:
         self.__bytes = value.encode() if isinstance(value, str) else bytes(value)
+        self.__keyed: hmac.HMAC | None = None
 
     def reveal(self) -> bytes:
         """Return the secret itself. Use it at once; never keep, print or log what this returns."""
         return self.__bytes
+
+    def keyed(self) -> hmac.HMAC:
+        """Return HMAC-SHA256 under the secret, before any message; the key is set up once."""
+        if self.__keyed is None:
+            self.__keyed = hmac.new(self.__bytes, digestmod="sha256")
+        return self.__keyed.copy()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return HMAC-SHA256(secret, message)."""
+        keyed = self.keyed()
+        keyed.update(message)
+        return keyed.digest()
 
     def text(self) -> str:
         """Return the secret as text, for the one time that it is shown to its owner."""

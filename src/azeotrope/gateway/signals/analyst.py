@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from azeotrope.gateway.signals.bank import Bank
@@ -54,23 +54,30 @@ class Analyst:
         """Bytes of the two banks."""
         return self.keys.nbytes + self.tenants.nbytes
 
-    def take(self, task: Task) -> Features | None:
-        """Take a request in; return its features."""
+    def read(self, tasks: Sequence[Task]) -> list[tuple[Features, Imprint] | None]:
+        """Return what the prompts of requests say, for `take`; None for one without words."""
+        fresh = [at for at, task in enumerate(tasks) if task.features is None]
+        features = [task.features for task in tasks]
+        for at, found in zip(fresh, self._reader.read_many([tasks[at][3:5] for at in fresh]), strict=True):
+            features[at] = found
+        imprints = iter(self._printer.imprint_many([one for one in features if one is not None]))
+        return [None if one is None else (one, next(imprints)) for one in features]
+
+    def take(self, task: Task, said: tuple[Features, Imprint] | None) -> None:
+        """Take a request in, with what `read` found in its prompt."""
         cluster = self.clusters.get(task.tenant.name)
         for gauge in (task.key, task.tenant) if cluster is None else (task.key, task.tenant, cluster):
             gauge.taken += 1
-        features = task.features or self._reader.read(task.prompt, task.length)
-        if features is not None:
-            imprint = self._printer.imprint(features)
+        if said is not None:
+            features, imprint = said
             self._remember(self.keys, task.key, imprint, task.time)
             self._remember(self.tenants, task.tenant, imprint, task.time)
         if task.linked:
             mark = self._reader.keyed("tenant", task.tenant.name)
-            templates = features.template if features else ()
+            templates = features.template if said is not None else ()
             if self.linker.see(task.tenant.name, mark, task.links, templates, task.time):
                 self._regroup(task.time)
             self._look_at(self.clusters.get(task.tenant.name), task.time)
-        return features
 
     def _remember(self, bank: Bank, gauge: Gauge, imprint: Imprint, now: float) -> None:
         n = bank.add(gauge.name, imprint, now)

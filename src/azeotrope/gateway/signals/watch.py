@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
@@ -42,7 +43,8 @@ from azeotrope.maths.evalues import Bets, ebh
 UNCALIBRATED: Final = Bets(0.2)
 ALARMS: Final = 1000  # recent alarms that are kept
 SWEEP: Final = 1024  # requests between two looks at silent subjects above 0
-BATCH: Final = 64  # requests between two looks at the clock of the worker
+BATCH: Final = 64  # requests that the worker reads together
+GATHER: Final = 0.05  # seconds that the worker lets them gather
 _log = logging.getLogger(__name__)
 
 
@@ -221,14 +223,9 @@ class Watch:
         Its time is the caller's and is not counted as the worker's.
         """
         done = 0
-        while True:
-            try:
-                task = self._queue.get_nowait()
-            except Empty:
-                break
-            if task is not None:
-                self._process(task)
-                done += 1
+        while batch := [task for task in self._waiting(BATCH) if task is not None]:
+            self._process(batch)
+            done += len(batch)
         return done
 
     def snapshot(self, now: float | None = None, alpha: float = 0.05) -> Snapshot:
@@ -271,31 +268,46 @@ class Watch:
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
+            time.sleep(GATHER)  # many prompts together are read for a fraction of the time
             begin = time.thread_time()
-            for _ in range(BATCH):
-                self._process(task)
-                try:
-                    task = self._queue.get_nowait()
-                except Empty:
-                    break
-                if task is None:
-                    self._queue.put(None)  # for the loop above to see
-                    break
-            else:
-                self._process(task)
+            batch = [task, *self._waiting(BATCH - 1)]
+            self._process([one for one in batch if one is not None])
+            if None in batch:  # told to stop
+                self._queue.put(None)
             self.worker_seconds += time.thread_time() - begin
 
-    def _process(self, task: Task) -> None:
+    def _waiting(self, most: int) -> list[Task | None]:
+        found: list[Task | None] = []
+        with suppress(Empty):
+            while len(found) < most:
+                found.append(self._queue.get_nowait())
+        return found
+
+    def _process(self, batch: list[Task]) -> None:
         try:
-            self._analyst.take(task)
-            self._judge_all(task)
-            self._processed += 1
-            if self._processed % SWEEP == 0:
-                with self._lock:
-                    self._sweep(task.time)
-        except Exception as error:  # one request must not end the watch; what it said is not logged
-            self.failed += 1
-            _log.error("a request could not be taken into the detection: %s", type(error).__name__)
+            said = self._analyst.read(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                self._lose(error)
+                return
+            for task in batch:
+                self._process([task])
+            return
+        for task, found in zip(batch, said, strict=True):
+            try:
+                self._analyst.take(task, found)
+                self._judge_all(task)
+                self._processed += 1
+                if self._processed % SWEEP == 0:
+                    with self._lock:
+                        self._sweep(task.time)
+            except Exception as error:
+                self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """One request must not end the watch; what it said is not logged."""
+        self.failed += 1
+        _log.error("a request could not be taken into the detection: %s", type(error).__name__)
 
     def _judge_all(self, task: Task, always: bool = False) -> None:
         cluster = self._analyst.clusters.get(task.tenant.name) if task.linked else None

@@ -44,6 +44,7 @@ class ChatReader:
         self._splitters: dict[tuple[int, bool], Splitter] = {}  # of a choice, and of its refusal
         self._calls: dict[int, dict[int, str]] = {}  # ids by slot, in the order in which they began
         self._used = ev.Usage()
+        self._billed, self._each = 0, True  # choices that had ended at the last report of usage; see `_total`
         self._started = self._failed = False
         self._ended: set[int] = set()
         self._seen: set[int] = set()
@@ -94,8 +95,19 @@ class ChatReader:
             index = number(choice.get("index"))
             yield from self._choice(place if index is None else index, choice, part)
         if (usage := read_usage(body.get("usage"))) is not None:
-            self._used = ev.together(self._used, usage)
+            self._used = self._total(usage)
             yield self._used
+
+    def _total(self, usage: ev.Usage) -> ev.Usage:
+        """This report and those before it. llama.cpp sends one as each choice ends, of that choice alone."""
+        before, ended = self._used, len(self._ended)
+        total = ev.together(before, usage)
+        self._each = self._each and ended > self._billed
+        if self._each and self._billed:
+            completion = _sum(before.completion, usage.completion)
+            total = ev.Usage(total.prompt, completion, _sum(before.reasoning, usage.reasoning), total.cached)
+        self._billed = ended
+        return total
 
     def _choice(self, index: int, choice: Json, part: str) -> Iterator[ev.Event]:
         said = mapping(choice.get(part))
@@ -178,6 +190,11 @@ class ChatReader:
         found = pieces(splitter.feed(words), index, refusal=refusal)
         unsure |= splitter.pending or splitter.inside or any(isinstance(e, ev.Reasoning) for e in found)
         return found, unsure
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    """The sum of two counts, of which either may be unsaid."""
+    return None if first is None and second is None else (first or 0) + (second or 0)
 
 
 def failure(error: Any) -> ev.Failure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from azeotrope.gateway.wire import checks, schema
+from azeotrope.gateway.wire import checks, logprobs, schema
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.chat_fields import MOST_CHOICES, SAMPLING, STREAM_OPTIONS
 from azeotrope.gateway.wire.chat_reader import ChatReader, beside
@@ -110,8 +110,13 @@ class CompletionsReader(ChatReader):
 
 
 def read_logprobs(value: Any) -> tuple[ev.Logprob, ...]:
-    """The tokens of a `logprobs` object of plain completions; entries that are not numbers are left out."""
+    """The tokens of a `logprobs` object of plain completions; entries that are not numbers are left out.
+
+    llama.cpp writes them in the form of chat completions.
+    """
     told = mapping(value)
+    if "content" in told:
+        return logprobs.read(told["content"])
     tokens, numbers, tops = (told.get(key) or [] for key in ("tokens", "token_logprobs", "top_logprobs"))
     if not (isinstance(tokens, list) and isinstance(numbers, list) and isinstance(tops, list)):
         return ()

@@ -32,15 +32,27 @@ def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(tags, key=len, reverse=True))))
 
 
+@cache
+def _beginnings(tags: tuple[str, ...]) -> frozenset[str]:
+    """What a text may end with that could yet become one of some tags."""
+    return frozenset(tag[:size] for tag in tags for size in range(1, len(tag)))
+
+
+@cache
+def _plan(tags: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All tags, and the characters that one can begin with. Raises ConfigError for empty tags."""
+    if not tags or not all(a and b for a, b in tags):
+        raise ConfigError("Reasoning needs an opening and a closing tag, and both must hold characters.")
+    every = tuple(tag for pair in tags for tag in pair)
+    return every, tuple({tag[0] for tag in every})
+
+
 class Splitter:
     """Feed it text, get pieces without their tags. Raises ConfigError for empty tags."""
 
     def __init__(self, tags: Sequence[tuple[str, str]] = TAGS, *, opened: bool = False) -> None:
-        if not tags or not all(a and b for a, b in tags):
-            raise ConfigError("Reasoning needs an opening and a closing tag, and both must hold characters.")
         self._tags = tuple(tags)
-        self._any = tuple(tag for pair in tags for tag in pair)
-        self._firsts = "".join({tag[0] for tag in self._any})
+        self._any, self._firsts = _plan(self._tags)
         self._held = ""
         self._closing: tuple[str, ...] = tuple(close for _, close in tags) if opened else ()
         self.stray = False
@@ -59,7 +71,10 @@ class Splitter:
         """Return what `text` decides."""
         text = self._held + text
         found: list[Piece] = []
-        if not any(first in text for first in self._firsts):  # most pieces: no tag can begin here
+        for first in self._firsts:
+            if first in text:
+                break
+        else:  # most pieces: no tag can begin here
             self._held = ""
             self._add(found, text)
             return found
@@ -96,9 +111,9 @@ class Splitter:
 
     def _keep(self, text: str, start: int) -> int:
         """Where the longest end of `text` begins that is the beginning of a tag."""
-        watched = self._watched()
-        for place in range(max(start, len(text) - max(map(len, watched)) + 1), len(text)):
-            if any(tag.startswith(text[place:]) for tag in watched):
+        beginnings = _beginnings(self._watched())
+        for place in range(max(start, len(text) - max(map(len, beginnings), default=0)), len(text)):
+            if text[place:] in beginnings:
                 return place
         return len(text)
 

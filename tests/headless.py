@@ -63,8 +63,8 @@ def browser(profile: Path) -> Iterator[Any]:
         driver.quit()
 
 
-def show(driver: Any, page: Path, width: int, theme: str, height: int = 900) -> None:
-    """Open `page` at a width and preferred color scheme and wait until its scripts have run."""
+def show(driver: Any, page: Path | str, width: int, theme: str, height: int = 900) -> None:
+    """Open a file or an address at a width and preferred color scheme and wait until its scripts have run."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -74,7 +74,7 @@ def show(driver: Any, page: Path, width: int, theme: str, height: int = 900) -> 
     )
     driver.get_log("browser")
     driver.get_log("performance")
-    driver.get(page.as_uri())
+    driver.get(page if isinstance(page, str) else page.as_uri())
     driver.execute_script("localStorage.clear(); delete document.documentElement.dataset.theme")
 
 
@@ -101,6 +101,36 @@ def screenshot(driver: Any, target: Path) -> None:
 def js(driver: Any, script: str, *args: Any) -> Any:
     """Run a script in the page."""
     return driver.execute_script(script, *args)
+
+
+def faint(driver: Any) -> list[str]:
+    """Return what is written with a contrast below 4.5."""
+    return list(js(driver, """
+      const parse = (c) => {
+        const m = c.match(/[\\d.]+/g).map(Number);
+        const rgb = c.startsWith('color(') ? m.slice(0, 3) : m.slice(0, 3).map((v) => v / 255);
+        return [rgb, m.length > 3 ? m[3] : 1];
+      };
+      const lum = (rgb) => rgb.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((a, v, i) => a + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const backdrop = (node) => {
+        const layers = [];
+        for (let n = node; n; n = n.parentElement) layers.push(parse(getComputedStyle(n).backgroundColor));
+        const over = (base, [rgb, a]) => base.map((v, i) => v * (1 - a) + rgb[i] * a);
+        return layers.reverse().reduce(over, [1, 1, 1]);
+      };
+      const bad = new Set();
+      const tags = 'p, a, button, td, th, dd, dt, h1, h2, h3, span, small, b, del, label, li, select, text';
+      for (const node of document.querySelectorAll(tags)) {
+        if (!node.textContent.trim() || !node.getClientRects().length) continue;
+        const style = getComputedStyle(node);
+        const [ink] = parse(node.tagName === 'text' ? style.fill : style.color);
+        const [a, b] = [lum(ink), lum(backdrop(node))].sort((x, y) => x - y);
+        const ratio = (b + 0.05) / (a + 0.05);
+        const name = node.className.baseVal ?? node.className;
+        if (ratio < 4.5) bad.add(`${node.tagName}.${name} ${ratio.toFixed(2)}`);
+      }
+      return [...bad];"""))  # fmt: skip
 
 
 def texts(driver: Any, selector: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""The status page: what happened lately, from memory, for whoever runs the gateway."""
