@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
 import sys
@@ -94,11 +95,9 @@ def made() -> dict[str, list[bytes]]:
 
 def recorded() -> dict[str, list[list[bytes]]]:
     """Streams by dialect: the data of their events."""
-    from conftest import find_data_dir
-
     found: dict[str, list[list[bytes]]] = {name: [lines] for name, lines in made().items()}
-    data = find_data_dir()
-    folder = (data or Path("absent")) / "wire" / "vercel_ai"
+    data = os.environ.get("AZEOTROPE_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(data) / "wire" / "vercel_ai"
     for path in sorted(folder.glob("*.chunks.txt")):
         lines = [line for line in path.read_bytes().splitlines() if line.strip()][:60]
         first = json.loads(lines[0]) if lines and lines[0].startswith(b"{") else {}
