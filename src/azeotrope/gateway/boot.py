@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from azeotrope.gateway.vault import Shelf
 
 VARIABLE = "AZEOTROPE_SERVE"
-SWITCH = (
-    0.001  # seconds for which the threads behind requests (records, detection) may keep the event loop waiting
-)
 
 
 def environment(settings: ServerFile) -> dict[str, str]:
@@ -95,6 +91,5 @@ def _lookout(settings: SignalSettings) -> Lookout:
 def make() -> Gateway:
     """The gateway of this process."""
     settings = ServerFile.model_validate(msgspec.json.decode(os.environ[VARIABLE]))
-    sys.setswitchinterval(SWITCH)
     logs.set_up(requests=settings.listen.log_requests)
     return build(settings)
