@@ -212,7 +212,7 @@ SQL = (
     '" OR 1=1 --',
     "') UNION SELECT * FROM audit_rows --",
     "%' AND sleep(9) --",
-    "1; ATTACH DATABASE '/tmp/x' AS x",
+    "1; ATTACH DATABASE 'x' AS x",
     "\\'; --",
     "azk_aaaaaaaaaaaaaa.' OR 1=1",
     "$(id)",
