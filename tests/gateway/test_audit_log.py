@@ -65,7 +65,7 @@ def checked(database: Database, folder: Folder, **options: Any) -> Report:
 @contextmanager
 def broken(monkeypatch: pytest.MonkeyPatch, *, after_commit: bool = False) -> Iterator[list[int]]:
     """A database whose every transaction that writes fails, after it was committed or instead."""
-    write, failed = Database.write, [0]
+    write, insert, failed = Database.write, Database.insert, [0]
 
     @contextmanager
     def failing(self: Database) -> Iterator[sa.Connection]:
@@ -75,8 +75,15 @@ def broken(monkeypatch: pytest.MonkeyPatch, *, after_commit: bool = False) -> It
                 yield connection
         raise DatabaseError("The database is gone.")
 
+    def failing_too(self: Database, rows: Any) -> None:
+        failed[0] += 1
+        if after_commit:
+            insert(self, rows)
+        raise DatabaseError("The database is gone.")
+
     with monkeypatch.context() as patch:
         patch.setattr(Database, "write", failing)
+        patch.setattr(Database, "insert", failing_too)
         yield failed
 
 
@@ -414,9 +421,9 @@ def test_a_full_disk_is_reported_and_survived(folder: Folder) -> None:
     database = open_database(folder.database)
     most = [40]
 
-    @sa.event.listens_for(database.engine, "begin")
-    def limit(connection: sa.Connection) -> None:
-        connection.connection.cursor().execute(f"PRAGMA max_page_count = {most[0]}")
+    @sa.event.listens_for(database.engine, "checkout")
+    def limit(connection: Any, record: Any, proxy: Any) -> None:
+        connection.cursor().execute(f"PRAGMA max_page_count = {most[0]}")
 
     async def test() -> None:
         log = open_audit_log(database, folder, FAST)

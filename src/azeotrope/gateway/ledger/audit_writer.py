@@ -139,14 +139,16 @@ class ChainWriter:
         return encode(row), row, sealed
 
     def _commit(self, batch: Batch, *, with_head: bool) -> Head | None:
-        head = self._head(batch.seq, batch.hash, final=False) if with_head else None
+        if not with_head:
+            self._database.insert({audit_rows: batch.rows, audit_originals: batch.originals})
+            return None
+        head = self._head(batch.seq, batch.hash, final=False)
         with self._database.write() as connection:
             if batch.rows:
                 connection.execute(sa.insert(audit_rows), batch.rows)
             if batch.originals:
                 connection.execute(sa.insert(audit_originals), batch.originals)
-            if head is not None:
-                self._insert_head(connection, head)
+            self._insert_head(connection, head)
         return head
 
     def _head(self, seq: int, hash_: bytes, *, final: bool) -> Head:

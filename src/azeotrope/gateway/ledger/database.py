@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _PATIENCE = {
     "keepalives_count": 2,
 }
 _WRITE = "azeotrope_write"
+_TAKE = "BEGIN IMMEDIATE"  # a writer takes the lock at once: upgrading a read lock could fail without any wait
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -58,6 +60,39 @@ class Database:
         with self._transaction(write=True) as connection:
             yield connection
 
+    def insert(self, rows: Mapping[sa.Table, Sequence[Mapping[str, Any]]]) -> None:
+        """Commit rows of several tables together. Raises DatabaseError, ConflictError.
+
+        For who writes all the time: on the driver's connection this takes half the processor time of `write`.
+        """
+        driver = self.engine.dialect.dbapi
+        assert driver is not None
+        try:
+            raw = self.engine.raw_connection()
+            try:
+                self._insert(raw, rows)
+            except BaseException:
+                raw.invalidate()  # what it did, and whether it can do more, is not known
+                raise
+            finally:
+                raw.close()
+        except (IntegrityError, driver.IntegrityError) as error:
+            raise ConflictError(self._told(error)) from None
+        except (SQLAlchemyError, driver.Error) as error:
+            raise DatabaseError(self._told(error)) from None
+
+    def _insert(self, raw: sa.PoolProxiedConnection, rows: Mapping[sa.Table, Sequence[Mapping[str, Any]]]) -> None:
+        cursor = raw.cursor()
+        if self.engine.dialect.name == "sqlite":
+            cursor.execute(_TAKE)
+        for table, given in rows.items():
+            if not given:
+                continue
+            text, names = _insertion(table, self.engine.dialect)
+            cursor.executemany(text, [tuple(row[name] for name in names) for row in given] if names else given)
+        raw.commit()
+        cursor.close()
+
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
@@ -73,7 +108,7 @@ class Database:
         except SQLAlchemyError as error:
             raise DatabaseError(self._told(error)) from None
 
-    def _told(self, error: SQLAlchemyError) -> str:
+    def _told(self, error: Exception) -> str:
         """One sentence, with the driver's first line (parameters are never in it)."""
         cause = getattr(error, "orig", None) or error
         first = (str(cause).strip().splitlines() or [type(cause).__name__])[0].strip().rstrip(".")
@@ -112,6 +147,13 @@ def open_database(url: str, *, create: bool = True, power_safe: bool = True) -> 
         database.close()
         raise
     return database
+
+
+@lru_cache(16)
+def _insertion(table: sa.Table, dialect: sa.Dialect) -> tuple[str, tuple[str, ...]]:
+    """The text of an insertion as the driver wants it, and the columns in its order (none: it wants names)."""
+    made = sa.insert(table).compile(dialect=dialect)
+    return str(made), tuple(column.name for column in table.columns) if dialect.positional else ()
 
 
 def _parse(url: str) -> sa.URL:
@@ -156,9 +198,7 @@ def _sqlite(url: sa.URL, power_safe: bool) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        # A writer takes the lock at once: upgrading a read lock could fail without any wait.
-        write = connection.get_execution_options().get(_WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        connection.exec_driver_sql(_TAKE if connection.get_execution_options().get(_WRITE) else "BEGIN")
 
     return engine
 
