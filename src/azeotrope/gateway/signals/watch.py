@@ -43,8 +43,8 @@ from azeotrope.maths.evalues import Bets, ebh
 UNCALIBRATED: Final = Bets(0.2)
 ALARMS: Final = 1000  # recent alarms that are kept
 SWEEP: Final = 1024  # requests between two looks at silent subjects above 0
-BATCH: Final = 64  # requests that the worker reads together
-GATHER: Final = 0.05  # seconds that the worker lets them gather
+BATCH: Final = 256  # requests that the worker reads together
+GATHER: Final = 0.25  # seconds that the worker lets them gather
 _log = logging.getLogger(__name__)
 
 
