@@ -172,7 +172,7 @@ def start(stack: ExitStack, folder: Path, litellm: str | None) -> list[Server]:
     if litellm:
         found.append(_litellm(stack, folder, mock, litellm))
     for server in found:
-        asyncio.run(up(f"{server.url}/healthz"))
+        asyncio.run(up(f"{server.url}/healthz", 240.0))
     return found
 
 
@@ -209,11 +209,13 @@ def _gateway(stack: ExitStack, folder: Path, mock: str, name: str, *, power_safe
 def _litellm(stack: ExitStack, folder: Path, mock: str, litellm: str) -> Server:
     number = port()
     plan = {"model": "openai/mock", "api_base": f"{mock}/v1", "api_key": "none"}
-    settings = {"model_list": [{"model_name": "mock", "litellm_params": plan}]}
+    key = f"sk-{secrets.token_hex(32)}"
+    general = {"master_key": key}
+    settings = {"model_list": [{"model_name": "mock", "litellm_params": plan}], "general_settings": general}
     (folder / "litellm.yaml").write_text(yaml.safe_dump(settings))
     command = [litellm, "--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(number)]
     pid = stack.enter_context(process(command, folder, LITELLM_LOG="ERROR", LITELLM_TELEMETRY="False"))
-    return Server("litellm", f"http://127.0.0.1:{number}", pid)
+    return Server("litellm", f"http://127.0.0.1:{number}", pid, headers={"Authorization": f"Bearer {key}"})
 
 
 async def drive(

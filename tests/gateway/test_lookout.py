@@ -94,6 +94,15 @@ def test_who_harvests_meets_another_stance_and_others_do_not(tmp_path: Path, set
     assert all(item.seen.reasoning_tokens > 3900 for item in elicited)
 
 
+def test_a_step_of_the_clock_is_none_to_the_detection(settings: SignalSettings, monkeypatch: Any) -> None:
+    found = Lookout(settings)
+    before = found._now()
+    monkeypatch.setattr("azeotrope.gateway.lookout.time", lambda: before + 10**9)
+    assert 0 <= found._now() - before < 60
+    assert found.watch._clock() == pytest.approx(found._now(), abs=60)
+    found.stop()
+
+
 def test_numbers_of_the_detection_are_metrics(tmp_path: Path, settings: SignalSettings) -> None:
     path = tmp_path / "server.yaml"
     path.write_text(

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from azeotrope.core.errors import ConfigError
 from azeotrope.gateway.signals.evidence import CAP, FAMILIES, FLOOR, SILENT, Signal, score
 from azeotrope.gateway.signals.exempt import BatchProfile
-from azeotrope.gateway.signals.ladder import GROUND, TOP, Rules, Rungs, advance
+from azeotrope.gateway.signals.ladder import GROUND, TOP, Rules, Rungs, advance, joined
 from azeotrope.gateway.signals.settings import WatchSettings
 
 RULES = Rules((4.0, 8.0, 16.0, 32.0), 0.5, 1800.0)
 scores = st.floats(0, 100)
+Steps = list[tuple[float, float]]
 walk = st.lists(st.tuples(st.floats(0, 3000), scores), max_size=40)
 
 
@@ -60,6 +61,16 @@ def test_no_rung_is_left_within_a_dwell_of_being_taken(steps: list[tuple[float, 
         if rungs.level > before:
             entered = now
         before = rungs.level
+
+
+@given(st.lists(walk, min_size=1, max_size=4), scores)
+def test_who_joins_others_keeps_what_each_of_them_answers_for(walks: list[Steps], value: float) -> None:
+    parts = [(climb(steps) or [(0.0, GROUND)])[-1][1] for steps in walks]
+    now = max(sum(wait for wait, _ in steps) for steps in walks)
+    found = joined(parts)
+    assert found.level == max(part.level for part in parts)
+    assert joined([found, *parts]) == found
+    assert advance(found, value, now, RULES).level >= max(advance(part, value, now, RULES).level for part in parts)
 
 
 @given(walk)

@@ -49,7 +49,7 @@ def test_a_log_gives_alarms_with_reasons(tmp_path: Path) -> None:
     assert (report.lines, report.malformed, report.disordered) == (160, 0, 0)
     assert {alarm.name for alarm in report.alarms} == {"thief"}
     assert all(alarm.reasons for alarm in report.alarms if alarm.after > alarm.before)
-    assert "thief" in report.snapshot.discoveries or report.snapshot.stances
+    assert "thief" in report.discoveries or report.snapshot.stances
 
 
 def test_features_stand_in_for_prompts(tmp_path: Path) -> None:

@@ -81,6 +81,22 @@ def test_count_min_never_says_too_little(steps: list[tuple[int, float, float]]) 
         assert sketch.estimate(np.array([item], dtype=np.uint64), now)[0] >= value * (1 - 1e-6) - 1e-9
 
 
+@given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 5e5), st.floats(0, 10)), max_size=60))
+def test_a_lifted_count_is_no_less_than_asked_and_no_more_than_the_largest(
+    steps: list[tuple[int, float, float]],
+) -> None:
+    sketch, exact, now, half_life = CountMin(2, 4, 1000.0), {}, 0.0, 1000.0
+    for item, wait, weight in steps:
+        now += wait
+        exact = {key: value * 2 ** (-wait / half_life) for key, value in exact.items()}
+        exact[item] = max(exact.get(item, 0.0), weight)
+        for _ in range(2):  # the second time changes nothing
+            sketch.lift(np.array([item], dtype=np.uint64), now, weight)
+    for item, value in exact.items():
+        said = sketch.estimate(np.array([item], dtype=np.uint64), now)[0]
+        assert value * (1 - 1e-6) - 1e-9 <= said <= max(exact.values()) * (1 + 1e-6) + 1e-9
+
+
 def test_count_min_survives_clock_steps() -> None:
     sketch, item = CountMin(2, 64, 10.0), np.array([7], dtype=np.uint64)
     sketch.add(item, 0.0, 8.0)

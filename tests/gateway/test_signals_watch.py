@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import tracemalloc
+from functools import partial
 from random import Random
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,10 @@ from signals_drive import SECRET, calibration, harvest, talk, watch
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.gateway.signals.exempt import BatchProfile
-from azeotrope.gateway.signals.gauge import Gauge
+from azeotrope.gateway.signals.gauge import Cluster, Gauge
+from azeotrope.gateway.signals.ladder import Rules, advance
 from azeotrope.gateway.signals.reasons import Alarm
+from azeotrope.gateway.signals.roster import Roster
 from azeotrope.gateway.signals.seen import Flag, Seen
 from azeotrope.gateway.signals.settings import WatchSettings
 from azeotrope.gateway.signals.watch import UNCALIBRATED, Watch
@@ -110,6 +114,35 @@ def test_a_cluster_is_followed_over_its_tenants() -> None:
     assert "cluster" in {reason.level for reason in stance.reasons}
     assert found.snapshot(12_000.0).clusters == 1
     assert found.stance("s3", 12_000.0).level == 0
+
+
+def test_joining_a_large_harmless_group_does_not_shed_a_stance() -> None:
+    rules = Rules((4.0, 8.0, 16.0, 32.0), 0.5, 1800.0)
+    small, large = (Cluster((name,), UNCALIBRATED, 0.0) for name in ("small", "large"))
+    small.rungs, small.requests = advance(small.rungs, 20.0, 10.0, rules), 50
+    small.judged((20.0,) * 6, 20.0)
+    large.requests = 10_000
+    both = Cluster(("large", "small"), UNCALIBRATED, 20.0)
+    both.inherit([large, small])
+    assert (both.rungs.level, both.score, both.requests) == (3, 20.0, 10_000)
+    assert both.rhythm is large.rhythm
+
+
+def test_a_cluster_that_is_none_any_more_is_not_counted_among_the_raised() -> None:
+    found, rng = watch(keys=512, tenants=512), Random(3)
+    for i in range(200):
+        found.observe(Seen(key=f"s{i}", tenant=f"s{i}", time=float(i), links={"asn": i, "agent": i, "tls": i}))
+    for i in range(400):
+        links = {"agent": 10**6, "tls": 10**6, "payment": 10**6 + i % 2}
+        found.observe(harvest(i, rng, key=f"h{i % 10}", gap=30.0, links=links))
+        found.drain()
+    assert sum(n for (level, _), n in found.snapshot(12_000.0).stances.items() if level == "cluster") == 1
+    for i in range(400, 800):  # more come, and the cluster is another one
+        links = {"agent": 10**6, "tls": 10**6, "payment": 10**6 + i % 2}
+        found.observe(harvest(i, rng, key=f"h{i % 40}", gap=30.0, links=links))
+        found.drain()
+    assert len(found.subject("cluster", "h3").members) > 10  # type: ignore[union-attr]
+    assert sum(n for (level, _), n in found.snapshot(24_000.0).stances.items() if level == "cluster") == 1
 
 
 def test_an_exempt_member_neither_lowers_nor_feeds_its_cluster() -> None:
@@ -208,6 +241,24 @@ def test_what_was_harvested_survives_being_forgotten() -> None:
     back = found.subject("tenant", "thief")
     assert back is not None
     assert back.volumes[2] >= 0.9 * volume
+
+
+def test_coming_and_going_costs_nobody_else_their_record() -> None:
+    """What comes back takes nothing from those who share its cells, and is not counted twice."""
+    names = [f"k{i}" for i in range(200)]
+    shared = {name: crc32(name.encode()) % 64 for name in names}
+    roster, rng = Roster(8, shared.__getitem__, lambda _: None), Random(5)
+    harvested = dict.fromkeys(names, 0.0)
+    for i in range(4000):
+        name = rng.choice(names)
+        now = float(i)
+        gauge = roster.use(name, partial(Gauge, "key", name, name, UNCALIBRATED, now), now)
+        gauge.take(now, 100.0, 0.0, UNCALIBRATED, DAY)
+        harvested[name] += 100.0
+    for name in names:
+        gauge = roster.use(name, partial(Gauge, "key", name, name, UNCALIBRATED, 4000.0), 4000.0)
+        together = sum(harvested[other] for other in names if shared[other] == shared[name])
+        assert 0.96 * harvested[name] <= gauge.volumes[2] <= together, name
 
 
 def test_a_raised_key_is_not_driven_out_by_quiet_ones() -> None:
@@ -335,7 +386,7 @@ def test_tenants_are_discovered_at_a_false_discovery_rate() -> None:
     for i in range(10):
         feed(found, 20, seed=i, make=talk, key=f"p{i}")
     last = feed(found, 300)
-    assert found.snapshot(last, alpha=0.5).discoveries == ("thief",)
+    assert found.discoveries(last, alpha=0.5) == ("thief",)
 
 
 def test_the_same_traffic_gives_the_same_alarms() -> None:

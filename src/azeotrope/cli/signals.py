@@ -61,7 +61,7 @@ def replay_(
     found: dict[str, Any] = {
         "log": log, "lines": report.lines, "malformed": report.malformed, "out_of_order": report.disordered,
         "keys": snapshot.keys, "tenants": snapshot.tenants, "clusters": snapshot.clusters,
-        "discoveries": snapshot.discoveries, "alarms": [_alarm(alarm) for alarm in report.alarms],
+        "discoveries": report.discoveries, "alarms": [_alarm(alarm) for alarm in report.alarms],
     }  # fmt: skip
     if as_json:
         emit(found)

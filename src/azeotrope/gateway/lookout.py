@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Thread
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -52,11 +52,13 @@ class Lookout:
                 "need a secret; set it to 32 random bytes in hexadecimal."
             )
         self._links = settings.links
+        self._began, self._set = time(), monotonic()
         self.watch = Watch(
             settings.watch,
             None if settings.calibration is None else load(settings.calibration),
             secret=secret,
             profiles=[BatchProfile(one.tenant, one.end, one.tokens_per_day, one.note) for one in settings.batch],
+            clock=self._now,
             on_alarm=_tell,
         )
         self._notes = None if settings.log is None else Notes(settings, secret)
@@ -95,7 +97,7 @@ class Lookout:
         return Seen(
             key=_key(case.identity),
             tenant=case.identity.tenant,
-            time=time(),
+            time=self._now(),
             prompt="" if _step(request) else newest(request),
             answer_tokens=tokens * change.answer // max(1, said),
             reasoning_tokens=tokens * min(change.left, change.came) // max(1, said),
@@ -104,6 +106,10 @@ class Lookout:
             sampling=crc32(repr((request.temperature, request.top_p, request.top_k, request.seed)).encode()),
             links={kind: self.watch.keyed(kind, value) for kind in self._links if (value := _trait(kind, scope))},
         )
+
+    def _now(self) -> float:
+        """The time by a clock that nobody sets: after a step into the future nothing would ever fade."""
+        return self._began + monotonic() - self._set
 
     def collector(self) -> Collector:
         """What Prometheus reads."""

@@ -118,6 +118,13 @@ class CountMin:
             np.add.at(row, at, weight * unit)
         return self._read(columns, unit)
 
+    def lift(self, words: Words, now: float, weight: float) -> None:
+        """Make every word count at least `weight`, and no other word more than that needs."""
+        self._advance(now)
+        unit = 2.0 ** ((self._time - self._origin) / self._half_life)
+        for row, at in zip(self._table, self._columns(words), strict=True):
+            np.maximum.at(row, at, weight * unit)
+
     def estimate(self, words: Words, now: float) -> Floats:
         """Return the decayed counts (never too small where only positive weights were added)."""
         self._advance(now)

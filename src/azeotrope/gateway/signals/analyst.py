@@ -31,7 +31,10 @@ class Task(NamedTuple):
 
 
 class Analyst:
-    """Reads prompts into the memories of keys and tenants and keeps the clusters. `find` looks a tenant up."""
+    """Reads prompts into the memories of keys and tenants and keeps the clusters.
+
+    `find` looks a tenant up; `dropped` is told of a cluster that is none any more.
+    """
 
     def __init__(
         self,
@@ -40,8 +43,9 @@ class Analyst:
         reader: Reader,
         bets: Bets,
         find: Callable[[str], Gauge | None],
+        dropped: Callable[[Gauge], None] = lambda _: None,
     ) -> None:
-        self._reader, self._bets, self._find = reader, bets, find
+        self._reader, self._bets, self._find, self._dropped = reader, bets, find, dropped
         self._printer = Printer(calibration.directions() if calibration else None)
         self._profile = calibration.profile() if calibration else None
         self.keys = Bank(settings.keys, settings.content_half_life)
@@ -115,3 +119,7 @@ class Analyst:
             if (gauge := self._find(name)) is not None:
                 gauge.linkage = float("nan")
         self.clusters = found
+        kept = set(map(id, found.values()))
+        for cluster in before.values():
+            if id(cluster) not in kept:
+                self._dropped(cluster)

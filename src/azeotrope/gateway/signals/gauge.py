@@ -15,7 +15,7 @@ from azeotrope.gateway.signals import volume
 from azeotrope.gateway.signals.content import Content
 from azeotrope.gateway.signals.evidence import SILENT, Reading, Six
 from azeotrope.gateway.signals.group import Rhythm
-from azeotrope.gateway.signals.ladder import GROUND, Rungs
+from azeotrope.gateway.signals.ladder import GROUND, Rungs, joined
 from azeotrope.gateway.signals.volume import HALF_LIVES
 from azeotrope.maths.evalues import Bets
 
@@ -117,6 +117,7 @@ class Cluster(Gauge):
         """Take over from the clusters that it grew out of.
 
         The mean of e-processes is one, and so for e-detectors; which clusters merge was known before what follows.
+        What one of them answers for, all do now: a stance is not lost by joining a large harmless group.
         """
         for name in ("sums", "wealth"):
             state = getattr(self, name)
@@ -125,8 +126,10 @@ class Cluster(Gauge):
         self._count = sum(part._count for part in parts) / len(parts)
         self._time = max(part.seen for part in parts)
         largest = max(parts, key=lambda part: part.requests)
-        self.rhythm, self.rungs, self.requests = largest.rhythm, largest.rungs, largest.requests
-        self.evalues, self.score = largest.evalues, largest.score
+        self.rhythm, self.requests = largest.rhythm, largest.requests
+        self.rungs = joined([part.rungs for part in parts])
+        worst = max(parts, key=lambda part: part.score)
+        self.evalues, self.score = worst.evalues, worst.score
 
     def add_up(self, members: Sequence[Gauge], now: float) -> None:
         """Set the volumes to the sum of the members'."""

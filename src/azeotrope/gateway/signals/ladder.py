@@ -13,6 +13,7 @@ taken; without support everything is given up after four dwells; exempt subjects
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 TOP: Final = 4
@@ -40,6 +41,16 @@ class Rungs(NamedTuple):
 
 
 GROUND: Final = Rungs()
+
+
+def joined(several: Sequence[Rungs]) -> Rungs:
+    """Return the state of one subject that was several: of every rung the latest support."""
+    best = max(rungs.level for rungs in several)
+    if not best:
+        return GROUND
+    supported = [max(rungs.supported[i] for rungs in several) for i in range(TOP)]
+    since = min(rungs.since for rungs in several if rungs.level == best)
+    return Rungs((supported[0], supported[1], supported[2], supported[3]), since)
 
 
 def advance(rungs: Rungs, score: float, now: float, rules: Rules) -> Rungs:

@@ -69,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
     disordered: int
     alarms: tuple[Alarm, ...]
     snapshot: Snapshot
+    discoveries: tuple[str, ...]
 
 
 class Log:
@@ -148,8 +149,9 @@ def replay(
     for item in log:
         watch.observe(item.seen)
         watch.drain()
-    snapshot = watch.snapshot(now=log.last if math.isfinite(log.last) else 0.0)
-    return Report(log.lines, log.malformed, log.disordered, tuple(alarms), snapshot)
+    last = log.last if math.isfinite(log.last) else 0.0
+    found, snapshot = watch.discoveries(last), watch.snapshot(last)
+    return Report(log.lines, log.malformed, log.disordered, tuple(alarms), snapshot, found)
 
 
 def _raw_lines(path: Path) -> Iterator[bytes | None]:

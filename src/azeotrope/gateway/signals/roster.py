@@ -2,8 +2,8 @@
 
 When a place is needed, of the eight that were silent longest the one with the least volume of the day goes, those
 on a raised rung last. What it had harvested stays in two count-mins (a day and thirty days), so that a key which
-comes back, or is driven out on purpose by many others, does not start from zero. The sketch errs towards too much;
-8,192 columns keep that below 0.03 % of everything that was forgotten.
+comes back, or is driven out on purpose by many others, does not start from zero. A sketch never says too
+little, at most what all who share its cells harvested together; who comes and goes is not counted twice.
 """
 
 from __future__ import annotations
@@ -69,15 +69,12 @@ class Roster:
         self.forgotten += 1
         word = self._word(victim.name)
         for i, sketch in self._attic.items():
-            sketch.add(word, now, victim.volumes[i] * 2.0 ** (-max(0.0, now - victim.seen) / HALF_LIVES[i]))
+            sketch.lift(word, now, victim.volumes[i] * 2.0 ** (-max(0.0, now - victim.seen) / HALF_LIVES[i]))
 
     def _restore(self, gauge: Gauge, now: float) -> None:
         word = self._word(gauge.name)
         for i, sketch in self._attic.items():
-            kept = float(sketch.estimate(word, now)[0])
-            if kept > 0:
-                gauge.volumes[i] = kept
-                sketch.add(word, now, -kept)
+            gauge.volumes[i] = float(sketch.estimate(word, now)[0])
 
     def _word(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
         return np.array([self._hashed(name)], dtype=np.uint64)

@@ -68,7 +68,6 @@ class Snapshot(NamedTuple):
     stances: dict[tuple[str, int], int]
     alarms: dict[tuple[str, int], int]
     recent: tuple[Alarm, ...]
-    discoveries: tuple[str, ...]
     conduct_alarms: int
 
 
@@ -105,7 +104,9 @@ class Watch:
         self._on_alarm, self._on_judged = on_alarm, on_judged
         self._keys = Roster(self.settings.keys, self._hash_key, self._drop_raised)
         self._tenants = Roster(self.settings.tenants, self._hash_tenant, self._drop_raised)
-        self._analyst = Analyst(self.settings, calibration, self._reader, self._bets, self._tenants.get)
+        self._analyst = Analyst(
+            self.settings, calibration, self._reader, self._bets, self._tenants.get, self._drop_raised
+        )
         self._profiles = {profile.tenant: profile for profile in profiles}
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
@@ -228,11 +229,15 @@ class Watch:
             done += len(batch)
         return done
 
-    def snapshot(self, now: float | None = None, alpha: float = 0.05) -> Snapshot:
-        """Return the state in numbers.
+    def discoveries(self, now: float | None = None, alpha: float = 0.05) -> tuple[str, ...]:
+        """Return the tenants that e-BH rejects at false-discovery rate `alpha` by their present scores."""
+        now = self._clock() if now is None else now
+        tenants = self._tenants.all()
+        found = ebh([self._faded(gauge, now) for gauge in tenants], alpha) if tenants else []
+        return tuple(tenants[i].name for i in found)
 
-        `discoveries` are the tenants that e-BH rejects at false-discovery rate `alpha` by their present scores.
-        """
+    def snapshot(self, now: float | None = None) -> Snapshot:
+        """Return the state in numbers."""
         now = self._clock() if now is None else now
         stances: dict[tuple[str, int], int] = {}
         with self._lock:
@@ -242,14 +247,12 @@ class Watch:
                 stances[where] = stances.get(where, 0) + 1
             recent = tuple(self._alarms)
             counts = dict(self._alarm_counts)
-        tenants = self._tenants.all()
-        found = ebh([self._faded(gauge, now) for gauge in tenants], alpha) if tenants else []
         return Snapshot(
             calibrated=self._calibration is not None, requests=self.requests, queued=self._queue.qsize(),
             dropped=self.dropped, failed=self.failed, keys=len(self._keys), tenants=len(self._tenants),
             clusters=len(set(map(id, self._analyst.clusters.values()))), worker_seconds=self.worker_seconds,
             bank_bytes=self._analyst.nbytes, stances=stances, alarms=counts, recent=recent,
-            discoveries=tuple(tenants[i].name for i in found), conduct_alarms=self.conduct_alarms,
+            conduct_alarms=self.conduct_alarms,
         )  # fmt: skip
 
     def _weight(self, seen: Seen) -> float:
@@ -359,8 +362,9 @@ class Watch:
         self._drop_raised(gauge)
 
     def _drop_raised(self, gauge: Gauge) -> None:
-        if self._raised.get((gauge.level, gauge.name)) is gauge:
-            del self._raised[gauge.level, gauge.name]
+        with self._lock:
+            if self._raised.get((gauge.level, gauge.name)) is gauge:
+                del self._raised[gauge.level, gauge.name]
 
     def _sweep(self, now: float) -> None:
         """Let those come down that are silent; the lock is held."""
