@@ -13,6 +13,7 @@ turns in a random order each round; figures are medians and quartiles over round
 `added`    latency over that of the upstream itself, which answers after 100 ms; 32 connections, a new request as
            soon as the last one is answered, so the server is not saturated. Connections begin one after the other
            over those 100 ms: all at once, they would wait for each other in every round ever after.
+`calm`     the same where the upstream takes a second, as a model that writes does: 32 requests a second.
 `large`    CPU of a request of 100,000 tokens (400 KB).
 `memory`   resident memory of the gateway while it streams `--chunks` chunks (10^6).
 
@@ -52,6 +53,7 @@ stances:
 contexts: [{name: all, stance: guard}]
 """
 DELAY = 100  # milliseconds
+SLOW = 1000
 LARGE = 400_000  # characters
 
 
@@ -263,7 +265,7 @@ def rounds(servers: list[Server], count: int, quick: bool, told: Any) -> list[Fi
     n = 200 if quick else 2000
     found: dict[tuple[str, str, str], list[float]] = {}
     for number in range(count):
-        base: dict[str, float] = {}
+        base: dict[str, dict[str, float]] = {}
         order = [servers[0], *random.Random(number).sample(servers[1:], len(servers) - 1)]
         for server in order:
             told(f"round {number + 1} of {count}: {server.name}")
@@ -271,6 +273,8 @@ def rounds(servers: list[Server], count: int, quick: bool, told: Any) -> list[Fi
             def note(what: str, unit: str, value: float, name: str = server.name) -> None:
                 found.setdefault((name, what, unit), []).append(value)
 
+            if not number:
+                spend(server, asking(max_tokens=64), 64, 8)  # what a first request makes
             slow = server.name == "litellm"
             some = n // 5 if slow else n
             cpu, seconds, _ = spend(server, asking(max_tokens=64), some, 32)
@@ -279,12 +283,13 @@ def rounds(servers: list[Server], count: int, quick: bool, told: Any) -> list[Fi
             streams = 4 if quick else 8 if slow else 40
             cpu, _, _ = spend(server, asking(max_tokens=1000, stream=True), streams, 8 if streams >= 8 else 4)
             note("chunk", "µs of CPU", cpu / streams / 1000 * 1e6)
-            _, _, took = spend(server, asking(max_tokens=64, seed=DELAY), n // 2, 32, DELAY / 1000)
-            cut = quantiles(took, n=100)
-            if server is servers[0]:
-                base = {"p50": median(took), "p99": cut[98]}
-            note("p50 added", "ms", (median(took) - base["p50"]) * 1000)
-            note("p99 added", "ms", (cut[98] - base["p99"]) * 1000)
+            for name, delay, total in (("", DELAY, n // 2), (", calm", SLOW, n // 5)):
+                _, _, took = spend(server, asking(max_tokens=64, seed=delay), total, 32, delay / 1000)
+                cut = {"p50": median(took), "p99": quantiles(took, n=100)[98]}
+                if server is servers[0]:
+                    base[name] = cut
+                for what, value in cut.items():
+                    note(f"{what} added{name}", "ms", (value - base[name][what]) * 1000)
             big = 10 if quick else 50
             cpu, _, _ = spend(server, asking("word " * (LARGE // 5), max_tokens=64), big, 4)
             note("large", "ms of CPU", cpu / big * 1000)

@@ -350,6 +350,29 @@ def test_health_models_and_metrics(running: Running) -> None:
     assert "moon" not in metrics
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, False), ({"cache_salt": True}, True), ({"tell_cached": True}, True)]
+)
+def test_nobody_learns_what_others_sent_from_a_count_of_cached_tokens(
+    tmp_path: Path, given: dict[str, bool], told: bool
+) -> None:
+    billed = {"prompt_tokens": 5000, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4711}}
+    stream = frames(delta(content="ok"), delta(reason="stop"), {**usage(), "usage": billed})
+    mock = Mock(body=message("", "ok") | {"usage": billed}, frames=stream)
+    bodies = {
+        "/v1/chat/completions": ASK,
+        "/v1/responses": {"model": "any", "input": "Go."},
+        "/v1/messages": {"model": "any", "max_tokens": 9, "messages": [{"role": "user", "content": "Go."}]},
+    }
+    with serving(mock, policy=HIDE, tmp=tmp_path, **given) as running:
+        for path, body in bodies.items():
+            for streamed in (False, True):
+                more = {"stream_options": {"include_usage": True}} if streamed and "chat" in path else {}
+                status, _, text = post(running, {**body, "stream": streamed, **more}, path=path)
+                assert status == 200
+                assert ("4711" in text) is told, (path, streamed)
+
+
 def test_a_request_is_tried_again_before_anything_came_back(tmp_path: Path) -> None:
     mock = Mock(body=message("", "ok"), fail=[503, 502])
     with serving(mock, policy=HIDE, tmp=tmp_path, retries=2) as running:

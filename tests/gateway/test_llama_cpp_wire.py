@@ -126,7 +126,7 @@ def test_hidden_reasoning_that_no_count_tells_apart_is_not_billed_by_its_length(
     hidden = Treatment(disclose="none", tell_reasoning=False, bill_reasoning=False)
     shield = Shield(hidden, b"dice")
     reply = gather([*shield.take(said), *shield.close()])
-    assert reply.usage == ev.Usage(prompt=18, completion=4, cached=0)  # 11 tokens, 12 and 8 characters
+    assert reply.usage == ev.Usage(prompt=18, completion=4)  # 11 tokens, 12 and 8 characters
     longer = [ev.Reasoning("\nThe moon is" * 50), ev.Text("The moon"), ev.Finish("stop"), ev.Usage(18, 550)]
     reply = gather(Shield(hidden, b"dice").take(longer))
     assert reply.usage is not None

@@ -140,7 +140,13 @@ class Relay:
         job.id = dialect(job.request.dialect).prefix + self._ids.hex(16)
         job.created = int(time())
         keep = not job.decision.treatment.exact or job.request.dialect not in (settings.dialect, "completions")
-        job.shield = Shield(job.decision.treatment, self._throw(job), asked=job.request.top_logprobs, keep=keep)
+        job.shield = Shield(
+            job.decision.treatment,
+            self._throw(job),
+            asked=job.request.top_logprobs,
+            keep=keep,
+            cached=settings.tells_cached,
+        )
         return job.shield
 
     async def stream(

@@ -43,7 +43,8 @@ class UpstreamSettings(Settings):
     model does ("auto"); "none" where the server always tells reasoning apart itself. `wants_reasoning`: the
     upstream refuses a tool's result without the reasoning before the call; where that is not known to the vault
     any more, "empty" sends an empty one and "refuse" tells the client. `shows`: what the upstream can return
-    beside text.
+    beside text. `tell_cached`: a count of cached tokens tells a tenant that somebody sent the same beginning
+    before; it leaves only where tenants share no cache, or where this says so.
     """
 
     url: str
@@ -57,6 +58,9 @@ class UpstreamSettings(Settings):
     shows: Literal["text", "logprobs"] = "text"
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     cache_salt: bool = Field(False, description="send a salt for each tenant (vLLM): no cache is shared")
+    tell_cached: bool | None = Field(
+        None, description="tell clients how many tokens of a prompt were cached (default: where a salt is sent)"
+    )
     timeouts: Timeouts = Timeouts()
     retries: int = Field(2, ge=0, le=5, description="of requests that nothing was answered to")
     connections: int = Field(1000, ge=1)
@@ -69,6 +73,11 @@ class UpstreamSettings(Settings):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("write an address such as http://127.0.0.1:8000/v1")
         return value.rstrip("/")
+
+    @property
+    def tells_cached(self) -> bool:
+        """Whether clients are told how many tokens of their prompt were cached."""
+        return self.cache_salt if self.tell_cached is None else self.tell_cached
 
     def key(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The key, from its variable or file. Raises MissingError if it is named and not there."""

@@ -107,11 +107,13 @@ class Shield:
 
     `dice` names what the random choices of this reply follow from: the same name makes the same choices, so that
     asking again shows nothing more. `asked` is how many alternatives a token the client wants to see.
-    `keep`: keep the original reasoning in `change`.
+    `keep`: keep the original reasoning in `change`. `cached`: let the count of cached tokens leave.
     """
 
-    def __init__(self, treatment: Treatment, dice: bytes, *, asked: int = 0, keep: bool = False) -> None:
-        self._do, self._dice, self._asked, self._keep = treatment, dice, asked, keep
+    def __init__(
+        self, treatment: Treatment, dice: bytes, *, asked: int = 0, keep: bool = False, cached: bool = False
+    ) -> None:
+        self._do, self._dice, self._asked, self._keep, self._cached = treatment, dice, asked, keep, cached
         self._open: dict[tuple[int, bool], Thoughts] = {}
         self._runs = 0
         self.change = Change()
@@ -202,7 +204,7 @@ class Shield:
         if not self._do.bill_reasoning and completion is not None:
             completion = max(0, completion - (usage.reasoning or self._share(completion)))
         told = usage.reasoning if self._do.tell_reasoning else None
-        return ev.Usage(usage.prompt, completion, told, usage.cached)
+        return ev.Usage(usage.prompt, completion, told, usage.cached if self._cached else None)
 
     def _share(self, completion: int) -> int:
         """How many of a reply's tokens were reasoning, by its characters, where the upstream does not say so."""
