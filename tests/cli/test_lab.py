@@ -101,6 +101,62 @@ def test_the_three_stages(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert "accuracy" in invoke("evaluate", "--model", student, "--task", "lookup", "--n", 2).out
 
 
+@pytest.mark.slow
+def test_a_defense_is_folded_into_a_model_that_any_engine_serves(
+    invoke: Invoke, model: Path, tmp_path: Path
+) -> None:
+    from azeotrope.cli import methods
+    from azeotrope.core.sampling import Sampling
+    from azeotrope.core.seeds import derive
+    from azeotrope.defenses.base import Bench
+    from azeotrope.defenses.cmi import CMI
+    from azeotrope.models.lm import load
+    from azeotrope.models.teacher import open_teacher
+
+    out = tmp_path / "merged"
+    quick = f"cmi:proxy={model},holdout=8,epochs=1,problems=2,checks=1,scale=0.5"
+    given = ("--teacher", model, "--task", "lookup", "--seed", 3, "--out", out)
+    found = invoke("merge", quick, *given, "--json")
+    assert found.code == 0, found.err
+    told = json.loads(found.out)
+    assert told["notes"]["cmi"]["cosine_first"] == pytest.approx(1, abs=1e-4)
+    assert json.loads((out / "defense.json").read_text())["settings"]["scale"] == 0.5
+    method = methods.parse("defenses", quick)
+    assert isinstance(method, CMI)
+    bench = Bench(open_teacher(str(model)), methods.parse("tasks", "lookup"), Sampling(temperature=0.6),
+                  derive(3, "bench", 0))  # fmt: skip
+    served, plain, merged = method.bind(bench).edited_head(bench.teacher, 0.6), bench.teacher, load(str(out))
+    assert served is not None
+    assert merged.head.weight.allclose(served, atol=1e-6)
+    assert not merged.head.weight.allclose(plain.head.weight, atol=1e-5)
+    before, after = plain.model.get_input_embeddings(), merged.model.get_input_embeddings()
+    assert after.weight.equal(before.weight), "a tied embedding stays as it was"
+    found = invoke("evaluate", "--model", out, "--task", "lookup", "--n", 2)
+    assert found.code == 0, found.err
+    found = invoke("merge", quick, *given)
+    assert found.code == 2
+    assert "not an empty folder" in found.err
+    assert one_sentence(found.err)
+
+
+@pytest.mark.parametrize(
+    ("defense", "told"),
+    [
+        ("traceguard:budget=0.2", "use `azeotrope defend`"),
+        ("cmi:scale=0", "strength 0"),
+        ("temperature:heat=0.5", "no form in its weights"),
+        ("cmi:serve=unmerged", "serve=merged"),
+    ],
+)
+def test_what_no_weights_can_stand_for(
+    invoke: Invoke, model: Path, tmp_path: Path, defense: str, told: str
+) -> None:
+    found = invoke("merge", defense, "--teacher", model, "--task", "lookup", "--out", tmp_path / "out")
+    assert found.code == 2
+    assert told in found.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_models(invoke: Invoke, tmp_path: Path) -> None:
     found = invoke("evaluate", "--model", "embedded/no-such-model", "--task", "lookup")
     assert found.code == 2

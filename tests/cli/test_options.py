@@ -28,6 +28,7 @@ OPTIONS = {
                             "--json"],
     "azeotrope traces": ["--teacher", "--task", "--out", "--n", "--defense", "--temperature", "--seed",
                          "--resample", "--json"],
+    "azeotrope merge": ["DEFENSE", "--teacher", "--task", "--out", "--temperature", "--seed", "--json"],
     "azeotrope attack": ["--release", "--student", "--out", "--attack", "--seed", "--json"],
     "azeotrope evaluate": ["--model", "--task", "--n", "--temperature", "--seed", "--json"],
     "azeotrope epsilon": ["--teacher", "--proxy", "--task", "--n", "--seed", "--json"],

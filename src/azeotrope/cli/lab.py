@@ -1,4 +1,4 @@
-"""What `traces`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs.
+"""What `traces`, `merge`, `attack` and `evaluate` do. Imports torch: import it only when such a command runs.
 
 Seeds are derived as a study derives them: `--seed S` gives the problems of a study with seed S, and the
 traces of its first draw.
@@ -20,11 +20,11 @@ from azeotrope.core.release import Release
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
 from azeotrope.core.types import Trace
-from azeotrope.defenses.base import Bench, assemble
+from azeotrope.defenses.base import Bench, LogitDefense, assemble
 from azeotrope.defenses.epsilon import LADDER, best, epsilon_curve
 from azeotrope.maths.stats import wilson
 from azeotrope.models.gradients import proxy_gradient
-from azeotrope.models.lm import check_pair, load
+from azeotrope.models.lm import LM, check_pair, load
 from azeotrope.models.sample import generate
 from azeotrope.models.scoring import checking, recall, score_traces
 from azeotrope.models.teacher import open_teacher
@@ -62,13 +62,51 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
             "notes": bench.notes, **bench.writer.ledger()}  # fmt: skip
 
 
+def merge_defense(teacher: str, task: str, defense: str, *, temperature: float, seed: int, out: Path) -> Found:
+    """Write `teacher` with a defense folded into its weights to the folder `out`, a checkpoint like any other.
+
+    The defense is the one that a study with this seed would serve: it learns from the same holdout traces.
+    """
+    method = methods.parse("defenses", defense)
+    if not isinstance(method, LogitDefense):
+        raise ConfigError(f"'{method.kind}' changes what was written, not the model; use `azeotrope defend`.")
+    if method.strength == 0.0:
+        raise ConfigError(f"'{method.label}' at strength 0 is the teacher as it is.")
+    check_folder(out)
+    parsed = methods.parse("tasks", task)
+    bench = Bench(open_teacher(teacher), parsed, Sampling(temperature=temperature), derive(seed, "bench", 0),
+                  other_task=lambda kind: methods.parse("tasks", kind))  # fmt: skip
+    say(f"Folding {method.label} into {teacher}.")
+    start = time.monotonic()
+    folded = method.fold(bench)
+    found = {"out": str(out), "teacher": teacher, "revision": bench.teacher.revision, "defense": method.label,
+             "task": task, "temperature": temperature, "seed": seed,
+             "seconds": round(time.monotonic() - start, 2), "notes": bench.notes}  # fmt: skip
+    save(folded, out, "defense.json", {**found, "settings": method.identity()})
+    return found
+
+
+def check_folder(out: Path) -> None:
+    """Raise ConfigError unless a model can be written to `out`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"'{out}' exists and is not an empty folder; choose another --out.")
+
+
+def save(lm: LM, out: Path, name: str, record: Found) -> None:
+    """Write a model, its tokenizer, and how it came to be."""
+    with disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lm.model.save_pretrained(out)
+        lm.tokenizer.save_pretrained(out)
+        (out / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def train_student(release: Path, attack: str, student: str, *, seed: int, out: Path) -> Found:
     """Train `student` on a release file and save it (weights and tokenizer) in the folder `out`."""
     method = methods.parse("attacks", attack)
     if not isinstance(method, StudentAttack):
         raise ConfigError(f"The attack '{method.kind}' does not train students; choose another one.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"'{out}' exists and is not an empty folder; choose another --out.")
+    check_folder(out)
     seen: list[Trace] = tracefile.read(release)
     base = load(student)
     say(f"Training {student} on {len(seen)} traces.")
@@ -77,13 +115,7 @@ def train_student(release: Path, attack: str, student: str, *, seed: int, out: P
     found = {"out": str(out), "attack": method.label, "student": student, "release": str(release),
              "traces": len(seen), "tokens": outcome.tokens, "seconds": round(time.monotonic() - start, 2),
              "final_loss": outcome.losses[-1].loss if outcome.losses else None}  # fmt: skip
-    trained = outcome.students[0]
-    with disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        trained.model.save_pretrained(out)
-        trained.tokenizer.save_pretrained(out)
-        record = {**found, "seed": seed, "settings": method.identity()}
-        (out / "attack.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(outcome.students[0], out, "attack.json", {**found, "seed": seed, "settings": method.identity()})
     return found
 
 

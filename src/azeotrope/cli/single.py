@@ -1,4 +1,4 @@
-"""`traces`, `attack`, `evaluate`: one stage of the loop alone, on the same code as a study."""
+"""`traces`, `merge`, `attack`, `evaluate`: one stage of the loop alone, on the same code as a study."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ def traces(
     found = lab.make_traces(teacher, task, defense or [], n=n, temperature=temperature, seed=seed,
                             resample=resample, out=out)  # fmt: skip
     _tell(found, as_json)
+
+
+def merge(
+    defense: Annotated[
+        str, typer.Argument(metavar=METHOD, help="Defense, e.g. cmi or ads:merged=true,backend=self.")
+    ],
+    teacher: Annotated[str, typer.Option(metavar="MODEL", help=MODEL)],
+    task: Task,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model, new or empty.")],
+    temperature: Temperature = 0.6,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fold a defense into a model's weights, for vLLM, llama.cpp or any other engine to serve."""
+    from azeotrope.cli import lab
+
+    found = lab.merge_defense(teacher, task, defense, temperature=temperature, seed=seed, out=out)
+    _tell(found if as_json else {name: value for name, value in found.items() if name != "notes"}, as_json)
 
 
 def attack(

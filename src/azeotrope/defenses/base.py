@@ -102,6 +102,19 @@ class LogitDefense(Defense):
         """Return a teacher with the defense folded into its weights, or None if it acts at decode time."""
         return None
 
+    def fold(self, bench: Bench) -> LM:
+        """Return such a teacher also where a study would decode with a rule, for other engines to serve.
+
+        Raises ConfigError for a defense, or settings of it, that no weights can stand for.
+        """
+        found = self.merge(bench)
+        if found is None:
+            raise ConfigError(
+                f"'{self.label}' acts while the model writes and has no form in its weights; trained heads "
+                "(cmi, doge, cmim, mcmi) and ads with merged=true have one."
+            )
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.defenses.base import Bench, LogitDefense
 from azeotrope.models.corpus import Corpus, read
 from azeotrope.models.decode import LogitRule
-from azeotrope.models.head_edit import EditRule, HeadEdit, edit_of
+from azeotrope.models.head_edit import EditRule, HeadEdit, edit_of, merged
 from azeotrope.models.head_training import Objective, Trained, Training, train
 from azeotrope.models.learnable import Learnable, learnable
-from azeotrope.models.lm import check_pair
+from azeotrope.models.lm import LM, check_pair
 from azeotrope.models.sample import generate
 
 
@@ -57,6 +58,15 @@ class TrainedHead(LogitDefense):
         """Train the edit, or take the one that was trained for another strength on this bench."""
         (edit,) = self.trained(bench)
         return EditRule(edit.scaled(self.scale), bench.sampling.temperature or 1.0, merge=self.serve == "merged")
+
+    def fold(self, bench: Bench) -> LM:
+        """See `LogitDefense.fold`."""
+        if self.serve != "merged":
+            raise ConfigError(
+                f"'{self.label}' is served logit by logit; set serve=merged to fold it into the head."
+            )
+        (edit,) = self.trained(bench)
+        return merged(bench.teacher, edit.scaled(self.scale))
 
     def trained(self, bench: Bench, count: int = 1) -> list[HeadEdit]:
         """`count` edits at scale 1 that differ in their seeds; kept on the bench, and with a release."""
