@@ -146,6 +146,8 @@ def test_a_defense_is_folded_into_a_model_that_any_engine_serves(
         ("cmi:scale=0", "strength 0"),
         ("temperature:heat=0.5", "no form in its weights"),
         ("cmi:serve=unmerged", "serve=merged"),
+        ("cmi:serve=unmerged,maps=3", "one head holds one map"),
+        ("topk_logprobs:k=5", "not the model."),
     ],
 )
 def test_what_no_weights_can_stand_for(

@@ -32,7 +32,7 @@ from azeotrope.gateway.ledger.audit_log import (
 from azeotrope.gateway.ledger.audit_read import count_rows, original, pages_by_time
 from azeotrope.gateway.ledger.audit_row import AuditRow, Digester, decode, encode, plain, stored
 from azeotrope.gateway.ledger.audit_writer import ChainWriter, Entry
-from azeotrope.gateway.ledger.database import Database, DatabaseError, open_database
+from azeotrope.gateway.ledger.database import ConflictError, Database, DatabaseError, open_database
 from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.heads_file import read_heads
 from azeotrope.gateway.ledger.opening import open_audit_log
@@ -399,6 +399,22 @@ def test_a_commit_of_which_nobody_heard_is_not_repeated(
     assert (report.ok, report.rows) == (True, last)
     ids = [one.request_id for page in pages_by_time(database) for one in page]
     assert len(set(ids)) == len(ids) == last
+
+
+def test_an_insertion_that_failed_holds_no_lock(database: Database, folder: Folder) -> None:
+    """Whoever keeps its error, with all that was going on then, must not keep others from writing."""
+    rows = [{"chain": "c", "seq": 1, "hash": b"h", "row": "r", "time_ms": 1, "tenant": "t", "request_id": "q"}]
+    database.insert({audit_rows: rows})
+    kept = []
+    for _ in range(3):
+        with pytest.raises(ConflictError) as caught:
+            database.insert({audit_rows: rows})
+        kept.append(caught.value)
+        other = open_database(folder.database)
+        other.insert({audit_rows: [{**rows[0], "seq": 1 + len(kept)}]})
+        other.close()
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(audit_rows)) == 4
 
 
 def test_a_chain_that_somebody_else_changed_is_not_continued(

@@ -27,6 +27,11 @@ STREAM = [
     delta(reason="stop"),
     usage(),
 ]
+PLAIN = """
+azeotrope_gateway: 1
+stances: {plain: {raw_prompts: true}}
+contexts: [{name: all, stance: plain}]
+"""
 HIDE = """
 azeotrope_gateway: 1
 stances:
@@ -356,21 +361,24 @@ def test_health_models_and_metrics(running: Running) -> None:
 def test_nobody_learns_what_others_sent_from_a_count_of_cached_tokens(
     tmp_path: Path, given: dict[str, bool], told: bool
 ) -> None:
-    billed = {"prompt_tokens": 5000, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4711}}
+    cached = {"cached_tokens": 800000003}  # longer than what may stand in an id by chance
+    billed = {"prompt_tokens": 900000007, "completion_tokens": 2, "prompt_tokens_details": cached}
     stream = frames(delta(content="ok"), delta(reason="stop"), {**usage(), "usage": billed})
     mock = Mock(body=message("", "ok") | {"usage": billed}, frames=stream)
     bodies = {
         "/v1/chat/completions": ASK,
+        "/v1/completions": {"model": "any", "prompt": "Go."},
         "/v1/responses": {"model": "any", "input": "Go."},
         "/v1/messages": {"model": "any", "max_tokens": 9, "messages": [{"role": "user", "content": "Go."}]},
     }
-    with serving(mock, policy=HIDE, tmp=tmp_path, **given) as running:
+    with serving(mock, policy=PLAIN, tmp=tmp_path, **given) as running:
         for path, body in bodies.items():
             for streamed in (False, True):
-                more = {"stream_options": {"include_usage": True}} if streamed and "chat" in path else {}
+                more = {"stream_options": {"include_usage": True}} if streamed and "completions" in path else {}
                 status, _, text = post(running, {**body, "stream": streamed, **more}, path=path)
                 assert status == 200
-                assert ("4711" in text) is told, (path, streamed)
+                assert ("800000003" in text) is told, (path, streamed)
+                assert told or ("100000004" not in text and "900000007" in text)
 
 
 def test_a_request_is_tried_again_before_anything_came_back(tmp_path: Path) -> None:

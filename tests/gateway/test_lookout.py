@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,13 +95,25 @@ def test_who_harvests_meets_another_stance_and_others_do_not(tmp_path: Path, set
     assert all(item.seen.reasoning_tokens > 3900 for item in elicited)
 
 
-def test_a_step_of_the_clock_is_none_to_the_detection(settings: SignalSettings, monkeypatch: Any) -> None:
-    found = Lookout(settings)
+def test_a_step_of_the_clock_is_none_to_the_detection(
+    tmp_path: Path, settings: SignalSettings, monkeypatch: Any
+) -> None:
+    stepped = [0.0]
+    real = time.time
+    monkeypatch.setattr("azeotrope.gateway.lookout.time", lambda: real() + stepped[0])
+    desk = lookout_desk(settings, tmp_path / "ledger")
+    found = desk.suspicion
+    assert isinstance(found, Lookout)
     before = found._now()
-    monkeypatch.setattr("azeotrope.gateway.lookout.time", lambda: before + 10**9)
+    stepped[0] = 1e9
     assert 0 <= found._now() - before < 60
     assert found.watch._clock() == pytest.approx(found._now(), abs=60)
-    found.stop()
+    with serving(Mock(body=message("", "ok")), policy=POLICY, tmp=tmp_path, desk=desk) as running:
+        assert post(running, asking("Go."), Authorization=f"Bearer {key(tmp_path / 'ledger', 'one')}")[0] == 200
+    (line,) = Log(tmp_path / "signals.jsonl", SECRET)
+    assert 0 <= line.seen.time - before < 60
+    assert found.watch._dates is not None
+    assert found.watch._dates() > before + 9e8, "what is declared until a date ends on that date"
 
 
 def test_numbers_of_the_detection_are_metrics(tmp_path: Path, settings: SignalSettings) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from signals_drive import SECRET, calibration, harvest, talk, watch
 
 from azeotrope.core.errors import ConfigError
+from azeotrope.gateway.signals.analyst import Regrouping
 from azeotrope.gateway.signals.exempt import BatchProfile
 from azeotrope.gateway.signals.gauge import Cluster, Gauge
 from azeotrope.gateway.signals.ladder import Rules, advance
@@ -123,26 +124,65 @@ def test_joining_a_large_harmless_group_does_not_shed_a_stance() -> None:
     small.judged((20.0,) * 6, 20.0)
     large.requests = 10_000
     both = Cluster(("large", "small"), UNCALIBRATED, 20.0)
-    both.inherit([large, small])
-    assert (both.rungs.level, both.score, both.requests) == (3, 20.0, 10_000)
+    small.take(0.0, 1.0, 0.0, UNCALIBRATED, DAY)
+    both.inherit([large, small], 3600.0, 3600.0)
+    assert (both.rungs.level, both.requests) == (3, 10_000)
+    assert both.score == pytest.approx(10.0), "an hour has faded it"
+    assert both.faded(3600.0, 3600.0) == pytest.approx(10.0)
     assert both.rhythm is large.rhythm
 
 
-def test_a_cluster_that_is_none_any_more_is_not_counted_among_the_raised() -> None:
+def test_clusters_that_become_another_one_are_counted_and_told_once() -> None:
     found, rng = watch(keys=512, tenants=512), Random(3)
     for i in range(200):
         found.observe(Seen(key=f"s{i}", tenant=f"s{i}", time=float(i), links={"asn": i, "agent": i, "tls": i}))
-    for i in range(400):
-        links = {"agent": 10**6, "tls": 10**6, "payment": 10**6 + i % 2}
-        found.observe(harvest(i, rng, key=f"h{i % 10}", gap=30.0, links=links))
-        found.drain()
-    assert sum(n for (level, _), n in found.snapshot(12_000.0).stances.items() if level == "cluster") == 1
-    for i in range(400, 800):  # more come, and the cluster is another one
-        links = {"agent": 10**6, "tls": 10**6, "payment": 10**6 + i % 2}
-        found.observe(harvest(i, rng, key=f"h{i % 40}", gap=30.0, links=links))
-        found.drain()
-    assert len(found.subject("cluster", "h3").members) > 10  # type: ignore[union-attr]
-    assert sum(n for (level, _), n in found.snapshot(24_000.0).stances.items() if level == "cluster") == 1
+
+    def go(first: int, last: int, names: list[str]) -> Cluster:
+        for i in range(first, last):
+            links = {"agent": 10**6, "tls": 10**6, "payment": 10**6 + i % 2}
+            found.observe(harvest(i, rng, key=names[i % len(names)], gap=30.0, links=links))
+            found.drain()
+        cluster = found.subject("cluster", names[-1])
+        assert isinstance(cluster, Cluster)
+        return cluster
+
+    def counted(now: float) -> tuple[int, int]:
+        now_ = found.snapshot(now)
+        return tuple(sum(n for (level, _), n in some.items() if level == "cluster")  # type: ignore[return-value]
+                     for some in (now_.stances, now_.alarms))  # fmt: skip
+
+    names = [f"h{i}" for i in range(10)]
+    before = go(0, 400, names[5:])
+    raised, alarms = counted(12_000.0)
+    assert (before.name, raised) == ("h5", 1)
+    assert before.rungs.level >= 2
+    after = go(400, 800, names)
+    assert after.name == "h0", "it is another one, under another name"
+    assert after.rungs.level >= before.rungs.level
+    assert counted(24_000.0)[0] == 1
+    others = [
+        alarm for alarm in found.snapshot(24_000.0).recent if alarm.name == "h0" and alarm.level == "cluster"
+    ]
+    assert all(one.before >= 2 for one in others), "more members are no alarm"
+    assert counted(24_000.0)[1] == alarms + sum(one.after > one.before for one in others)
+    with found._lock:
+        found._climb(before, 24_000.0)  # by a thread that held it from before
+    assert counted(24_000.0)[0] == 1
+
+
+def test_a_group_that_comes_to_a_stance_by_joining_is_told() -> None:
+    told: list[Alarm] = []
+    found = Watch(WatchSettings(keys=64, tenants=64), calibration(), secret=SECRET, on_alarm=told.append)
+    small, large, both = (Cluster(names, UNCALIBRATED, 0.0) for names in (("s",), ("l", "m"), ("l", "m", "s")))
+    small.rungs = both.rungs = advance(small.rungs, 1e9, 0.0, Rules((4.0, 8.0, 16.0, 32.0), 0.5, 1800.0))
+    found._analyst.clusters = dict.fromkeys("lms", both)
+    found._regrouped(Regrouping(10.0, (small, large), (), ((both, 0),)))
+    assert [(alarm.name, alarm.before, alarm.after) for alarm in told] == [("l", 0, 4)]
+    assert found.snapshot(10.0).stances == {("cluster", 4): 1}
+    found._analyst.clusters = {}
+    found._regrouped(Regrouping(20.0, (both,), (both,), ()))
+    assert [(alarm.before, alarm.after) for alarm in told] == [(0, 4), (4, 0)]
+    assert found.snapshot(20.0).stances == {}
 
 
 def test_an_exempt_member_neither_lowers_nor_feeds_its_cluster() -> None:

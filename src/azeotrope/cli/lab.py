@@ -16,6 +16,7 @@ from azeotrope.attacks.base import AttackRun, StudentAttack
 from azeotrope.cli import methods, tracefile
 from azeotrope.cli.out import say
 from azeotrope.core.errors import ConfigError
+from azeotrope.core.methods import TraceDefense
 from azeotrope.core.release import Release
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.seeds import derive
@@ -65,11 +66,13 @@ def make_traces(teacher: str, task: str, defenses: Sequence[str], *, n: int, tem
 def merge_defense(teacher: str, task: str, defense: str, *, temperature: float, seed: int, out: Path) -> Found:
     """Write `teacher` with a defense folded into its weights to the folder `out`, a checkpoint like any other.
 
-    The defense is the one that a study with this seed would serve: it learns from the same holdout traces.
+    The defense is the one that a study with this seed and temperature serves in its first draw: it learns from the
+    same holdout traces. Weights are written as they are held, in float32.
     """
     method = methods.parse("defenses", defense)
     if not isinstance(method, LogitDefense):
-        raise ConfigError(f"'{method.kind}' changes what was written, not the model; use `azeotrope defend`.")
+        other = "; use `azeotrope defend`" if isinstance(method, TraceDefense) else ""
+        raise ConfigError(f"'{method.kind}' changes what is shown, not the model{other}.")
     if method.strength == 0.0:
         raise ConfigError(f"'{method.label}' at strength 0 is the teacher as it is.")
     check_folder(out)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.methods import Maturity
 from azeotrope.core.types import Paper
 from azeotrope.defenses.base import Bench
@@ -18,6 +19,7 @@ from azeotrope.models.corpus import Corpus
 from azeotrope.models.decode import LogitRule
 from azeotrope.models.edit_choice import ChosenEditRule
 from azeotrope.models.learnable import Learnable
+from azeotrope.models.lm import LM
 from azeotrope.models.purify import Cosine, Layer
 
 
@@ -81,6 +83,12 @@ class CMI(TrainedHead):
             return super().bind(bench)
         edits = [edit.scaled(self.scale) for edit in self.trained(bench, self.maps)]
         return ChosenEditRule(edits, bench.sampling.temperature or 1.0)
+
+    def fold(self, bench: Bench) -> LM:
+        """See `LogitDefense.fold`."""
+        if self.maps > 1:
+            raise ConfigError(f"'{self.label}' takes another map for each request; one head holds one map.")
+        return super().fold(bench)
 
     def noted(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """See `TrainedHead.noted`."""

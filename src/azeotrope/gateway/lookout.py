@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time as clocks
 from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Thread
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
 EARLIER: Final = 4  # texts at either end of a conversation whose wording is looked at
+STEADY: Final = getattr(clocks, "CLOCK_BOOTTIME", clocks.CLOCK_MONOTONIC)  # it goes on while a machine sleeps
 WAITING: Final = 4096  # requests that may wait to be written down
 
 
@@ -52,13 +54,14 @@ class Lookout:
                 "need a secret; set it to 32 random bytes in hexadecimal."
             )
         self._links = settings.links
-        self._began, self._set = time(), monotonic()
+        self._began, self._set = time(), clocks.clock_gettime(STEADY)
         self.watch = Watch(
             settings.watch,
             None if settings.calibration is None else load(settings.calibration),
             secret=secret,
             profiles=[BatchProfile(one.tenant, one.end, one.tokens_per_day, one.note) for one in settings.batch],
             clock=self._now,
+            dates=time,
             on_alarm=_tell,
         )
         self._notes = None if settings.log is None else Notes(settings, secret)
@@ -108,8 +111,11 @@ class Lookout:
         )
 
     def _now(self) -> float:
-        """The time by a clock that nobody sets: after a step into the future nothing would ever fade."""
-        return self._began + monotonic() - self._set
+        """The time by a clock that nobody sets: after a step into the future nothing would fade before that.
+
+        Declared batch work goes by the date that the machine has now.
+        """
+        return self._began + clocks.clock_gettime(STEADY) - self._set
 
     def collector(self) -> Collector:
         """What Prometheus reads."""

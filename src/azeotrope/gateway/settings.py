@@ -59,7 +59,9 @@ class UpstreamSettings(Settings):
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     cache_salt: bool = Field(False, description="send a salt for each tenant (vLLM): no cache is shared")
     tell_cached: bool | None = Field(
-        None, description="tell clients how many tokens of a prompt were cached (default: where a salt is sent)"
+        None,
+        description="tell clients how many tokens of a prompt were cached (default: where a salt is sent, "
+        "which takes keys, and a server that heeds it)",
     )
     timeouts: Timeouts = Timeouts()
     retries: int = Field(2, ge=0, le=5, description="of requests that nothing was answered to")

@@ -162,7 +162,12 @@ def edit_of(tensors: Mapping[str, Tensor]) -> HeadEdit:
 
 
 def merged(lm: LM, edit: HeadEdit) -> LM:
-    """A copy of the model with the edit folded into its head, untied from the input embedding."""
+    """A copy of the model with the edit folded into its head, untied from the input embedding.
+
+    Raises ConfigError for a model that bends its logits after the head: an edit of them is no edit of the head.
+    """
+    if _bends(lm):
+        raise ConfigError(f"'{lm.ref}' caps its logits after the head, so no edit of them can be folded into it.")
     model = copy.deepcopy(lm.model)
     edited = LM(model, lm.tokenizer, lm.ref, f"{lm.revision}+edit")
     if model.config.tie_word_embeddings:
@@ -176,6 +181,11 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
     return edited
 
 
+def _bends(lm: LM) -> bool:
+    """Whether the model's logits are not its head's (Gemma 2's cap)."""
+    return bool(getattr(lm.model.config, "final_logit_softcapping", None))
+
+
 class EditRule(LogitRule, Session):
     """A head edit at decode time: as another head where that is possible and wanted, else logit by logit."""
 
@@ -186,7 +196,7 @@ class EditRule(LogitRule, Session):
 
     def edited_head(self, lm: LM, temperature: float) -> Tensor | None:
         """W + ΔW; see `LogitRule.edited_head`."""
-        if not self.merge or self.edit.bias(lm) is not None:
+        if not self.merge or self.edit.bias(lm) is not None or _bends(lm):
             return None
         if self._head_VD is None:
             self._head_VD = lm.head.weight.detach() + self.edit.change(lm)

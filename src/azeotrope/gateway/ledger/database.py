@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,16 +82,15 @@ class Database:
             raise DatabaseError(self._told(error)) from None
 
     def _insert(self, raw: sa.PoolProxiedConnection, rows: Mapping[sa.Table, Sequence[Mapping[str, Any]]]) -> None:
-        cursor = raw.cursor()
-        if self.engine.dialect.name == "sqlite":
-            cursor.execute(_TAKE)
-        for table, given in rows.items():
-            if not given:
-                continue
-            text, names = _insertion(table, self.engine.dialect)
-            cursor.executemany(text, [tuple(row[name] for name in names) for row in given] if names else given)
-        raw.commit()
-        cursor.close()
+        with closing(raw.cursor()) as cursor:  # one that an error keeps alive would keep SQLite's lock too
+            if self.engine.dialect.name == "sqlite":
+                cursor.execute(_TAKE)
+            for table, given in rows.items():
+                if not given:
+                    continue
+                text, names = _insertion(table, self.engine.dialect)
+                cursor.executemany(text, [tuple(row[name] for name in names) for row in given] if names else given)
+            raw.commit()
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -30,10 +30,22 @@ class Task(NamedTuple):
     linked: bool  # may be linked with others: exempt tenants are not
 
 
+class Regrouping(NamedTuple):
+    """What became of clusters: those that are `gone`, of which some `ended` and others became one of `made`.
+
+    With one that was made stands the lowest stance of those that it was made of, 0 without any.
+    """
+
+    now: float
+    gone: tuple[Cluster, ...]
+    ended: tuple[Cluster, ...]
+    made: tuple[tuple[Cluster, int], ...]
+
+
 class Analyst:
     """Reads prompts into the memories of keys and tenants and keeps the clusters.
 
-    `find` looks a tenant up; `dropped` is told of a cluster that is none any more.
+    `find` looks a tenant up; `regrouped` is told when clusters are others than before.
     """
 
     def __init__(
@@ -43,9 +55,10 @@ class Analyst:
         reader: Reader,
         bets: Bets,
         find: Callable[[str], Gauge | None],
-        dropped: Callable[[Gauge], None] = lambda _: None,
+        regrouped: Callable[[Regrouping], None] = lambda _: None,
     ) -> None:
-        self._reader, self._bets, self._find, self._dropped = reader, bets, find, dropped
+        self._reader, self._bets, self._find, self._regrouped = reader, bets, find, regrouped
+        self._half_life = settings.evidence_half_life
         self._printer = Printer(calibration.directions() if calibration else None)
         self._profile = calibration.profile() if calibration else None
         self.keys = Bank(settings.keys, settings.content_half_life)
@@ -105,6 +118,7 @@ class Analyst:
     def _regroup(self, now: float) -> None:
         before = self.clusters
         found: dict[str, Cluster] = {}
+        made: list[tuple[Cluster, int]] = []
         for members in self.linker.clusters:
             parts = list({id(part): part for name in members if (part := before.get(name)) is not None}.values())
             if len(parts) == 1 and parts[0].members == members:
@@ -112,7 +126,8 @@ class Analyst:
             else:
                 cluster = Cluster(members, self._bets, now)
                 if parts:
-                    cluster.inherit(parts)
+                    cluster.inherit(parts, now, self._half_life)
+                made.append((cluster, min((part.rungs.level for part in parts), default=0)))
                 cluster.add_up([gauge for name in members if (gauge := self._find(name)) is not None], now)
             found.update(dict.fromkeys(members, cluster))
         for name in before.keys() - found.keys():
@@ -120,6 +135,6 @@ class Analyst:
                 gauge.linkage = float("nan")
         self.clusters = found
         kept = set(map(id, found.values()))
-        for cluster in before.values():
-            if id(cluster) not in kept:
-                self._dropped(cluster)
+        gone = {id(cluster): cluster for cluster in before.values() if id(cluster) not in kept}
+        ended = [one for one in gone.values() if not any(name in found for name in one.members)]
+        self._regrouped(Regrouping(now, tuple(gone.values()), tuple(ended), tuple(made)))

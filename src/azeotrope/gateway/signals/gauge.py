@@ -97,6 +97,10 @@ class Gauge:
             content.n, (excess, content.share, content.coverage, content.drift, self.conduct, self.linkage)
         )
 
+    def faded(self, now: float, half_life: float) -> float:
+        """The score after what time has taken from it since the last request."""
+        return float(self.score * 2.0 ** (-max(0.0, now - self._time) / half_life))
+
     def judged(self, evalues: Six, score: float) -> None:
         """Keep what the evidence came to."""
         self.evalues, self.score = evalues, score
@@ -113,8 +117,8 @@ class Cluster(Gauge):
         self.rhythm = Rhythm()
         self.look_next = 0.0  # requests at which the worker looks at its members again
 
-    def inherit(self, parts: list[Cluster]) -> None:
-        """Take over from the clusters that it grew out of.
+    def inherit(self, parts: list[Cluster], now: float, half_life: float) -> None:
+        """Take over from the clusters that it grew out of; their evidence fades with `half_life`.
 
         The mean of e-processes is one, and so for e-detectors; which clusters merge was known before what follows.
         What one of them answers for, all do now: a stance is not lost by joining a large harmless group.
@@ -124,12 +128,12 @@ class Cluster(Gauge):
             for i in range(len(state)):
                 state[i] = sum(getattr(part, name)[i] for part in parts) / len(parts)
         self._count = sum(part._count for part in parts) / len(parts)
-        self._time = max(part.seen for part in parts)
+        self._time = max(now, *(part.seen for part in parts))
         largest = max(parts, key=lambda part: part.requests)
         self.rhythm, self.requests = largest.rhythm, largest.requests
         self.rungs = joined([part.rungs for part in parts])
-        worst = max(parts, key=lambda part: part.score)
-        self.evalues, self.score = worst.evalues, worst.score
+        worst = max(parts, key=lambda part: part.faded(now, half_life))
+        self.evalues, self.score = worst.evalues, worst.faded(now, half_life)
 
     def add_up(self, members: Sequence[Gauge], now: float) -> None:
         """Set the volumes to the sum of the members'."""

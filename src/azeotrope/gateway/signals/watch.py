@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.gateway.signals import evidence
-from azeotrope.gateway.signals.analyst import Analyst, Task
+from azeotrope.gateway.signals.analyst import Analyst, Regrouping, Task
 from azeotrope.gateway.signals.calibration import Calibration, Nulls
 from azeotrope.gateway.signals.conduct import suspicion, wording
 from azeotrope.gateway.signals.exempt import BatchProfile
@@ -82,6 +82,7 @@ class Watch:
         secret: bytes = b"",
         profiles: Iterable[BatchProfile] = (),
         clock: Callable[[], float] = time.time,
+        dates: Callable[[], float] | None = None,
         on_alarm: Callable[[Alarm], None] | None = None,
         on_judged: Callable[[Gauge, float], None] | None = None,
     ) -> None:
@@ -96,7 +97,7 @@ class Watch:
                 "The calibration of the detection was made with other weights, half-lives or link strength; "
                 "make it again with these."
             )
-        self._calibration, self._clock = calibration, clock
+        self._calibration, self._clock, self._dates = calibration, clock, dates
         self._bets = Bets(calibration.p0) if calibration else UNCALIBRATED
         self._benign = calibration.volumes if calibration else ()
         self._nulls = Nulls(calibration.nulls) if calibration else None
@@ -105,7 +106,7 @@ class Watch:
         self._keys = Roster(self.settings.keys, self._hash_key, self._drop_raised)
         self._tenants = Roster(self.settings.tenants, self._hash_tenant, self._drop_raised)
         self._analyst = Analyst(
-            self.settings, calibration, self._reader, self._bets, self._tenants.get, self._drop_raised
+            self.settings, calibration, self._reader, self._bets, self._tenants.get, self._regrouped
         )
         self._profiles = {profile.tenant: profile for profile in profiles}
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
@@ -233,7 +234,8 @@ class Watch:
         """Return the tenants that e-BH rejects at false-discovery rate `alpha` by their present scores."""
         now = self._clock() if now is None else now
         tenants = self._tenants.all()
-        found = ebh([self._faded(gauge, now) for gauge in tenants], alpha) if tenants else []
+        scores = [gauge.faded(now, self.settings.evidence_half_life) for gauge in tenants]
+        found = ebh(scores, alpha) if tenants else []
         return tuple(tenants[i].name for i in found)
 
     def snapshot(self, now: float | None = None) -> Snapshot:
@@ -267,11 +269,14 @@ class Watch:
     def _exempt(self, tenant: Gauge, now: float) -> BatchProfile | None:
         """Return the declaration that covers a tenant now."""
         profile = self._profiles.get(tenant.name)
-        return profile if profile is not None and profile.holds(now, tenant.volumes[2]) else None
+        if profile is None:
+            return None
+        return profile if profile.holds(self._dates() if self._dates else now, tenant.volumes[2]) else None
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
-            time.sleep(GATHER)  # many prompts together are read for a fraction of the time
+            if self._queue.qsize() < BATCH:
+                time.sleep(GATHER)  # many prompts together are read for a fraction of the time
             begin = time.thread_time()
             batch = [task, *self._waiting(BATCH - 1)]
             self._process([one for one in batch if one is not None])
@@ -332,23 +337,40 @@ class Watch:
         if self._on_judged is not None:
             self._on_judged(gauge, now)
 
-    def _faded(self, gauge: Gauge, now: float) -> float:
-        """Return a score after what time has taken from it since the last request."""
-        return float(gauge.score * 2.0 ** (-max(0.0, now - gauge.seen) / self.settings.evidence_half_life))
-
     def _climb(self, gauge: Gauge, now: float) -> None:
         """Advance a ladder; the lock is held."""
         if self._rules is None:
             return
         before = gauge.rungs.level
-        gauge.rungs = advance(gauge.rungs, self._faded(gauge, now), now, self._rules)
+        score = gauge.faded(now, self.settings.evidence_half_life)
+        gauge.rungs = advance(gauge.rungs, score, now, self._rules)
         after = gauge.rungs.level
-        if after:
+        if after and self._followed(gauge):
             self._raised[gauge.level, gauge.name] = gauge
+        if not after and before:
+            self._lower(gauge)
+        self._change(gauge, before, after, now)
+
+    def _followed(self, gauge: Gauge) -> bool:
+        """Whether a gauge counts: a cluster may be none any more while a thread still holds it."""
+        return gauge.level != "cluster" or self._analyst.clusters.get(gauge.name) is gauge
+
+    def _regrouped(self, found: Regrouping) -> None:
+        """Follow the clusters that there are now, and tell whose stance is another one by that."""
+        with self._lock:
+            for cluster in found.gone:
+                self._drop_raised(cluster)
+            for cluster in found.ended:
+                self._change(cluster, cluster.rungs.level, 0, found.now)
+            for cluster, before in found.made:
+                if cluster.rungs.level:
+                    self._raised[cluster.level, cluster.name] = cluster
+                self._change(cluster, before, cluster.rungs.level, found.now)
+
+    def _change(self, gauge: Gauge, before: int, after: int, now: float) -> None:
+        """Note and tell a change of a stance; the lock is held."""
         if after == before:
             return
-        if not after:
-            self._lower(gauge)
         alarm = Alarm(now, gauge.level, gauge.name, before, after, reasons_of(gauge, self._benign))
         self._alarms.append(alarm)
         if after > before:
