@@ -72,6 +72,15 @@ def test_tied_embeddings_stay_as_they_are() -> None:
     assert not torch.equal(edited.head.weight, lm.head.weight)
 
 
+def test_a_model_that_caps_its_logits_is_edited_after_the_cap() -> None:
+    lm = fresh("llama")
+    edit = edits(lm)["map"]
+    lm.model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ConfigError, match="caps its logits"):
+        merged(lm, edit)
+    assert EditRule(edit, 1.0).edited_head(lm, 1.0) is None
+
+
 def test_tensors_make_the_edit_again() -> None:
     lm = fresh("llama")
     for edit in edits(lm).values():
