@@ -257,3 +257,24 @@ def test_holm_never_lowers_a_p_value_and_keeps_the_order(p: list[float]) -> None
     assert (adjusted >= np.asarray(p)).all()
     order = np.argsort(p, kind="stable")
     assert (np.diff(adjusted[order]) >= 0).all()
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=30))
+def test_pseudo_values_of_a_mean_are_its_units(values: list[float]) -> None:
+    units = np.array(values)
+    others = (units.sum() - units) / (len(units) - 1)
+    assert stats.pseudo_values(float(units.mean()), others) == pytest.approx(units, abs=1e-6)
+
+
+def test_pseudo_values_give_the_error_of_a_ratio_of_means() -> None:
+    """Also where a unit's own denominator is 0 now and then, so that its own ratio has no value."""
+    rng = np.random.default_rng(3)
+    found, errors = [], []
+    for _ in range(400):
+        bottom = rng.choice([0.0, 0.05, 0.1], size=80)
+        top = 0.7 * bottom + 0.02 * rng.standard_normal(80)
+        whole = top.mean() / bottom.mean()
+        others = (top.sum() - top) / (bottom.sum() - bottom)
+        found.append(whole)
+        errors.append(np.std(stats.pseudo_values(whole, others), ddof=1) / np.sqrt(80))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)

@@ -279,6 +279,16 @@ def pareto_front(utility: ArrayLike, leakage: ArrayLike) -> Bools:
     return np.asarray(~dominated & np.isfinite(u) & np.isfinite(v), dtype=np.bool_)
 
 
+def pseudo_values(whole: float, without_one: ArrayLike) -> Floats:
+    """Return n·θ − (n − 1)·θ₋ᵢ: what each of n units adds to a statistic θ that is not a mean (Tukey's jackknife).
+
+    `without_one` (n,) holds θ with one unit left out. Of a mean they are the units' values; their standard error
+    is the statistic's, up to O(1/n), also where a ratio of one unit alone has no value.
+    """
+    others = np.asarray(without_one, dtype=np.float64)
+    return np.asarray(len(others) * whole - (len(others) - 1) * others, dtype=np.float64)
+
+
 def minimum_detectable(sd: float, n_seeds: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true mean difference that a two-sided paired t test finds with this power.
 

@@ -84,6 +84,14 @@ class Scene:
         rows = spread(self.plan.study, np.eye(count), bases, draws)
         return Weights(rows, np.full((count, items), 1.0 / items))
 
+    def without_one(self, items: int) -> Weights:
+        """One row per unit, which leaves that unit out; needs two of them."""
+        bases, draws = self.student.bases, self.data.draws
+        count = units(self.plan.study, bases, draws)
+        others = (1.0 - np.eye(count)) / (count - 1)
+        rows = spread(self.plan.study, others, bases, draws)
+        return Weights(rows, np.full((count, items), 1.0 / items))
+
     def student_values(self, arm: str, attack: str, metric: str) -> Floats:
         """The students' matrix of a metric. Raises ConfigError if it was not measured."""
         cell = self.data.students[arm, attack, self.student.family]
@@ -277,25 +285,29 @@ def _no_loss(lost: stats.Difference, units: Floats) -> str:
 
 
 def _asymmetric(rule: Asymmetric, scene: Scene) -> Effect:
-    gaps, attack = [], _attack(scene, rule.attack)
-    for per_unit in (False, True):
-        governance, capability = (
-            _transfer(scene, measure, attack, per_unit) for measure in (rule.measure, CAPABILITY)
-        )
-        gaps.append(capability - governance)
+    """A ratio of means has no value of a single unit (its denominator may be 0 there): units are pseudo-values."""
+    attack = _attack(scene, rule.attack)
+
+    def gap(weights: Callable[[int], Weights]) -> Floats:
+        governance, capability = (_transfer(scene, m, attack, weights) for m in (rule.measure, CAPABILITY))
+        return capability - governance
+
+    found = gap(lambda items: scene.weights(items, per_unit=False))
     name = f"capability minus {rule.measure.replace('_', ' ')}, shares transferred"
-    if not np.isfinite(gaps[0][0]):
+    if not np.isfinite(found[0]):
         return Effect(name, problem="nothing to transfer: the teacher does not exceed the undistilled student")
     items = scene.student_values(UNDEFENDED, attack, rule.measure).shape[1]
-    return Effect(name, gaps[0], gaps[1][np.isfinite(gaps[1])], items=items)
+    count = units(scene.plan.study, scene.student.bases, scene.data.draws)
+    one = stats.pseudo_values(float(found[0]), gap(scene.without_one)) if count > 1 else np.empty(0)
+    return Effect(name, found, one[np.isfinite(one)], items=items)
 
 
-def _transfer(scene: Scene, measure: str, attack: str, per_unit: bool) -> Floats:
+def _transfer(scene: Scene, measure: str, attack: str, weigh: Callable[[int], Weights]) -> Floats:
     named = "teacher_accuracy" if measure == CAPABILITY else f"teacher_{measure}"
     after = scene.student_values(UNDEFENDED, attack, measure)
     before = over_draws(scene.data.undistilled[scene.student.family].matrices[measure], scene.data.draws)
     teacher = over_seeds(scene.data.teachers[UNDEFENDED][named], len(after))
-    weights = scene.weights(after.shape[1], per_unit)
+    weights = weigh(after.shape[1])
     return shares(*(stats.replicate(values, weights) for values in (after, before, teacher)))
 
 
