@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -57,6 +58,40 @@ def test_with_nothing_configured_it_serves_the_embedded_teacher() -> None:
     with server() as (_, url):
         told = json.loads(asyncio.run(ask(url)))
         assert told["choices"][0]["message"]["content"]
+
+
+def test_without_the_parent_its_processes_end_what_they_have_begun_and_leave_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the processes share a key
+    slow = [delta(content="a"), *[delta(content="b")] * 60, delta(reason="stop")]
+    mock = Mock(frames=frames(*slow), pause=0.05)
+    with (
+        upstream(mock, free_port()) as address,
+        server("--upstream", address, "--workers", "2") as (process, url),
+    ):
+
+        async def kill_in_the_middle() -> str:
+            task = asyncio.ensure_future(ask(url, stream=True))
+            while not mock.sent:
+                await asyncio.sleep(0.01)
+            process.kill()
+            return await task
+
+        assert lines(asyncio.run(kill_in_the_middle()))[-1]["choices"][0]["finish_reason"] == "stop"
+        until = time.monotonic() + 20
+        while listens(url):
+            assert time.monotonic() < until, "a process lives on without its parent"
+            time.sleep(0.1)
+
+
+def listens(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

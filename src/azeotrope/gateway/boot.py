@@ -15,6 +15,7 @@ from azeotrope.gateway.app import Gateway
 from azeotrope.gateway.desk import open_desk
 from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.redis_link import address
+from azeotrope.gateway.orphan import leave_with_parent
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
 from azeotrope.gateway.status.peers import VARIABLE as PEERS
@@ -92,4 +93,5 @@ def make() -> Gateway:
     """The gateway of this process."""
     settings = ServerFile.model_validate(msgspec.json.decode(os.environ[VARIABLE]))
     logs.set_up(requests=settings.listen.log_requests)
+    leave_with_parent(settings.listen.drain + 5)  # as long as the parent would have waited
     return build(settings)
