@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,6 @@ from shown import Shown
 
 from azeotrope.attacks.abkd import ABKD
 from azeotrope.attacks.akl import AdaptiveKL
-from azeotrope.attacks.alm import ALM
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.distill import Distillation, TokenByToken
 from azeotrope.attacks.distillm import DistiLLM
@@ -27,7 +27,7 @@ from azeotrope.attacks.minillm import MiniLLM
 from azeotrope.attacks.rkl import ReverseKL
 from azeotrope.attacks.sampled_kd import SampledKD
 from azeotrope.attacks.sft import SFT
-from azeotrope.attacks.taid import TAID
+from azeotrope.attacks.taid import TAID, Moving
 from azeotrope.attacks.topk_kd import TopKKD
 from azeotrope.attacks.tvd import TotalVariation
 from azeotrope.attacks.uld import ULD
@@ -103,6 +103,28 @@ def test_the_moving_target_arrives_at_the_teacher() -> None:
     guide.progress = 1.0
     expected = divergences.forward_kl(target.known_NK, torch.log_softmax(logits, -1)).mean()
     assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_moving_target_runs_ahead_of_its_line_while_the_loss_falls() -> None:
+    def after(*losses: float) -> float:
+        guide = setting(TAID(start=0.5, step=0.2, momentum=0.0))[0]
+        assert isinstance(guide, Moving)
+        for loss in losses:
+            guide.advance(loss)
+        return guide.t
+
+    assert after(2.0) == 0.5, "one loss is no change"
+    assert after(2.0, 2.0) == pytest.approx(0.5 + 0.2 * 0.5 * 0.5)
+    assert after(2.0, 1.0) == pytest.approx(0.5 + 0.2 * 0.5 / (1 + math.exp(-0.5)))
+    assert 0.5 < after(1.0, 2.0) < after(2.0, 2.0) < after(2.0, 1.0)
+    assert after(0.0, 1.0, 0.0) <= 1.0
+    guide, logits, labels, target = setting(TAID(alpha=1.0, start=0.5))
+    guide.progress = 0.6
+    p = divergences.interpolated(target.known_NK, torch.log_softmax(logits, -1), 0.8)
+    expected = divergences.forward_kl(p, torch.log_softmax(logits, -1)).mean()
+    assert guide.loss(logits, labels, target).item() == pytest.approx(expected.item(), rel=1e-5), (
+        "at least the line"
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +243,7 @@ def test_rounded_distributions_are_normalized() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [ULD, Gold, ALM, SampledKD, MiniLLM])
+@pytest.mark.parametrize("kind", [ULD, Gold, SampledKD, MiniLLM])
 def test_a_temperature_without_a_meaning_is_refused(kind: type[Distilling]) -> None:
     with pytest.raises(ValidationError, match="leave temperature at 1"):
         kind(temperature=4.0)

@@ -289,6 +289,15 @@ def test_one_shown_token_tells_nothing_of_others() -> None:
         ExtractedKD(on_policy=0.5)
 
 
+def test_a_padded_head_is_refused_before_a_probe_is_paid_for() -> None:
+    service, lm = Shown(fresh("llama")), fresh("llama", seed=4)
+    ExtractedKD().check(lm, service)
+    lm.model.resize_token_embeddings(lm.vocab_size + 8)
+    with pytest.raises(ConfigError, match=r"can ask for the \d+ ids of the tokenizer.*resize_token_embeddings"):
+        ExtractedKD(sft=QUICK).train([lm], Release.of(lesson(8), Access.FULL_LOGITS), world(service, 8))
+    assert service.queries == 0
+
+
 @given(st.integers(2, 40), st.integers(2, 12))
 def test_groups_hold_every_token_and_the_reference(size: int, k: int) -> None:
     groups = grouped(size, min(k, size))

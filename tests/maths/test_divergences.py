@@ -164,6 +164,52 @@ def test_sorted_l1_is_a_metric_of_profiles(seed: int, first: int, second: int) -
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
 
+def test_adaptive_kl_against_a_loop() -> None:
+    p, q = logs(rows=20, seed=21), logs(rows=20, seed=22)
+    expected = []
+    for a, b in zip(p.exp().tolist(), q.exp().tolist(), strict=True):
+        head, mass = set(), 0.0
+        for i in sorted(range(len(a)), key=lambda i: -a[i]):
+            if mass >= 0.5:
+                break
+            head.add(i)
+            mass += a[i]
+        gap = [abs(x - y) for x, y in zip(a, b, strict=True)]
+        weight = math.fsum(gap[i] for i in head) / math.fsum(gap)
+        forward = math.fsum(kl(x, y) for x, y in zip(a, b, strict=True))
+        reverse = math.fsum(kl(y, x) for x, y in zip(a, b, strict=True))
+        expected.append(weight * forward + (1 - weight) * reverse)
+    assert dv.adaptive_kl(p, q).tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_adaptive_kl_has_the_gradient_of_its_parts_at_fixed_weights() -> None:
+    p, z = logs(rows=3, seed=23), torch.randn(3, V, dtype=torch.float64, requires_grad=True)
+    q = torch.log_softmax(z, -1)
+    forward, reverse = dv.forward_kl(p, q), dv.reverse_kl(p, q)
+    weight = ((dv.adaptive_kl(p, q) - reverse) / (forward - reverse)).detach()
+    expected = torch.autograd.grad((weight * forward + (1 - weight) * reverse).sum(), z, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad(dv.adaptive_kl(p, q).sum(), z)[0], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("ours", [dv.sorted_l1, lambda p, q: dv.bernoulli_kl(p[..., 0], q[..., 0])])
+def test_gradients_across_vocabularies_are_those_of_finite_differences(
+    ours: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    p, z = logs(rows=2, size=5, seed=24), torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ours(p, torch.log_softmax(x, -1)), (z,))
+
+
+def test_a_fixed_mixture_has_the_same_value_and_another_gradient() -> None:
+    p, z = logs(seed=25), torch.randn(5, V, dtype=torch.float64, requires_grad=True)
+    q = torch.log_softmax(z, -1)
+    free, fixed = dv.skew_reverse_kl(p, q, 0.3), dv.skew_reverse_kl(p, q, 0.3, fixed=True)
+    assert torch.allclose(free, fixed)
+    mixture = (0.7 * p.exp() + 0.3 * q.exp()).detach().log()
+    expected = torch.autograd.grad((q.exp() * (q - mixture)).sum(), z, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad(fixed.sum(), z, retain_graph=True)[0], expected)
+    assert not torch.allclose(torch.autograd.grad(free.sum(), z)[0], expected)
+
+
 def test_the_moving_target_goes_from_student_to_teacher() -> None:
     p, z = logs(seed=11), torch.randn(5, V, dtype=torch.float64, requires_grad=True)
     assert torch.allclose(dv.interpolated(p, z, 0.0), torch.log_softmax(z, -1))

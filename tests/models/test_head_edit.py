@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.sampling import Sampling
@@ -76,9 +77,25 @@ def test_a_model_that_caps_its_logits_is_edited_after_the_cap() -> None:
     lm = fresh("llama")
     edit = edits(lm)["map"]
     lm.model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ConfigError, match="caps its logits"):
+    with pytest.raises(ConfigError, match="bends its logits"):
         merged(lm, edit)
     assert EditRule(edit, 1.0).edited_head(lm, 1.0) is None
+
+
+@pytest.mark.parametrize("kind", ["map", "shift"])
+def test_a_model_that_scales_its_logits_is_merged_to_what_it_is_unmerged(kind: str) -> None:
+    torch.manual_seed(3)
+    config = GraniteConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, logits_scaling=8.0, tie_word_embeddings=False, initializer_range=0.2,
+    )  # fmt: skip
+    lm = LM(GraniteForCausalLM(config).eval(), fresh("llama").tokenizer, "granite", "0")
+    edit, ids = edits(lm)[kind], torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        out = lm.model(input_ids=ids, output_hidden_states=True)
+        after = merged(lm, edit).model(input_ids=ids).logits[0]
+    assert torch.allclose(after, edit.shift(out.logits[0], out.hidden_states[-1][0], 1.0), atol=1e-4)
+    assert not torch.allclose(after, out.logits[0], atol=1e-2)
 
 
 def test_tensors_make_the_edit_again() -> None:

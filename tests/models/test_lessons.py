@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from random import Random
 
 import pytest
@@ -86,3 +87,10 @@ def test_the_same_size_with_other_tokens_is_no_pair(lm: LM) -> None:
     other.tokenizer.get_vocab = lambda: swapped
     with pytest.raises(ConfigError, match="number their tokens differently"):
         check_pair(lm, other)
+
+
+def test_a_padded_head_is_told_from_another_tokenizer(lm: LM) -> None:
+    padded = LM(copy.deepcopy(lm.model), lm.tokenizer, "padded", "r")
+    padded.model.resize_token_embeddings(lm.vocab_size + 8)
+    with pytest.raises(ConfigError, match="tokenizers are the same and a head is padded"):
+        check_pair(lm, padded)

@@ -15,8 +15,9 @@ from azeotrope.maths import divergences
 class ALM(AcrossTokenizers):
     """D = KL between the events "this chunk comes next" under teacher and student (arXiv 2503.20083, binarized).
 
-    P^(1/τ) of each chunk's likelihood P; τ → `temperature`. Reads only what the teacher gives its own words, so
-    the few log-probabilities of an API suffice; chunks with a word that is not shown are left out.
+    P^(1/τ) of each chunk's likelihood P; τ → `temperature` (the paper's code has 100; D is not multiplied by τ²).
+    Reads only what the teacher gives its own words, so the few log-probabilities of an API suffice; chunks with a
+    word that is not shown are left out.
     """
 
     kind: ClassVar[str] = "alm"
@@ -25,6 +26,7 @@ class ALM(AcrossTokenizers):
         id="2503.20083", title="Cross-Tokenizer Distillation via Approximate Likelihood Matching"
     )
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
+    softens: ClassVar[bool] = True
 
     def divergence(self, found: Compared, matched: tuple[Tensor, Tensor]) -> Tensor:
         """See `AcrossTokenizers.divergence`."""

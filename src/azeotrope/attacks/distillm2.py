@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,10 +22,11 @@ class DistiLLM2(Distillation):
 
     β rises linearly from 1 to `beta`. a = clip(1 − (1 − a₀)·g₀/g, .01, a₀) for each kind of text, g being the gap
     between exp(mean log p) and exp(mean log q) of the words in a batch and g₀ the first one (the released code has
-    a fixed anchor). a₀ → `skew`. The mixture's student part carries a gradient in both terms.
+    a fixed anchor). a₀ → `skew`. On own text the mixture carries no gradient.
     """
 
     kind: ClassVar[str] = "distillm2"
+    version: ClassVar[int] = 2  # 1: with a gradient into the mixture on own text
     summary: ClassVar[str] = "distil logits by a skewed KL on the teacher's and its reverse on own text"
     paper: ClassVar[Paper | None] = Paper(id="2503.07067", title="DistiLLM-2", equations=("CALD",))
 
@@ -59,7 +61,7 @@ class _Contrast(TokenByToken):
         found_N = torch.zeros_like(logq[:, 0])
         for own, weight, skewed in (
             (False, 2.0 - beta, divergences.skew_kl),
-            (True, beta, divergences.skew_reverse_kl),
+            (True, beta, partial(divergences.skew_reverse_kl, fixed=True)),
         ):
             here_N = own_N if own else ~own_N
             if here_N.any():

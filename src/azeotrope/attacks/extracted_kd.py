@@ -18,9 +18,11 @@ from azeotrope.attacks.following import Material
 from azeotrope.attacks.inverse_map import InverseMap
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.types import Paper, Trace
 from azeotrope.maths import extraction
 from azeotrope.models.exposure import Exposure
+from azeotrope.models.lm import LM
 
 
 class ExtractedKD(InverseMap):
@@ -54,6 +56,15 @@ class ExtractedKD(InverseMap):
         leaked = super().budget.leaked if self.invert else 0
         return Budget(leaked=leaked, probes=True)
 
+    def check(self, lm: LM, service: Service) -> None:
+        """See `Distilling.check`. A padded head is refused before a probe is paid for."""
+        super().check(lm, service)
+        if lm.vocab_size != _ids(service):
+            raise ConfigError(
+                f"extracted_kd can ask for the {_ids(service)} ids of the tokenizer, and the head of the student "
+                f"'{lm.ref}' has {lm.vocab_size} rows; resize it (resize_token_embeddings)."
+            )
+
     def prepare(
         self, traces: Sequence[Trace], shown: Sequence[Exposure], run: AttackRun, service: Service
     ) -> Material:
@@ -61,7 +72,7 @@ class ExtractedKD(InverseMap):
         k = min((one.known_TK.shape[-1] for one in shown), default=0)
         if k < 2:
             return Material(traces, shown, {"probes": 0})
-        size = 1 + max(service.tokenizer.get_vocab().values())
+        size = _ids(service)
         groups_GK = grouped(size, min(k, size))
         before = service.queries
         replies = zip(shown, service.biased(traces, groups_GK), strict=True)
@@ -73,6 +84,15 @@ class ExtractedKD(InverseMap):
             return Material(traces, whole, notes)
         made = super().prepare(traces, whole, run, service)
         return replace(made, notes={**made.notes, **notes})
+
+    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor] | None:
+        """See `InverseMap._known`; without the rows of a padded head."""
+        known = super()._known(traces, service)
+        return None if known is None else [one_TV[:, : _ids(service)] for one_TV in known]
+
+
+def _ids(service: Service) -> int:
+    return 1 + max(service.tokenizer.get_vocab().values())
 
 
 def grouped(size: int, k: int) -> Tensor:

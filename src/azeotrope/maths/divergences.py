@@ -68,10 +68,13 @@ def skew_kl(logp: Tensor, logq: Tensor, alpha: float = 0.1) -> Tensor:
     return forward_kl(logp, mix(logp, logq, alpha))
 
 
-def skew_reverse_kl(logp: Tensor, logq: Tensor, alpha: float = 0.1) -> Tensor:
-    """KL(q ‖ (1 − α)p + αq); α = 0 is KL(q ‖ p) (DistiLLM). Raises ConfigError outside [0, 1]."""
+def skew_reverse_kl(logp: Tensor, logq: Tensor, alpha: float = 0.1, *, fixed: bool = False) -> Tensor:
+    """KL(q ‖ (1 − α)p + αq); α = 0 is KL(q ‖ p) (DistiLLM). Raises ConfigError outside [0, 1].
+
+    `fixed`: no gradient into the mixture (DistiLLM-2), which changes no value.
+    """
     _share("α", alpha)
-    return forward_kl(logq, mix(logq, logp, alpha))
+    return forward_kl(logq, mix(logq.detach() if fixed else logq, logp, alpha))
 
 
 def alpha_beta(logp: Tensor, logq: Tensor, alpha: float, beta: float) -> Tensor:

@@ -49,6 +49,11 @@ class HeadEdit(ABC):
     def reads_hidden(self) -> bool:
         """Whether `shift` needs the head's input."""
 
+    @property
+    def of_logits(self) -> bool:
+        """Whether it maps the logits, and so does not care by what a model multiplies its head's output."""
+        return not self.reads_hidden
+
     @abstractmethod
     def scaled(self, scale: float) -> Self:
         """The same edit at another scale."""
@@ -166,8 +171,7 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
 
     Raises ConfigError for a model that bends its logits after the head: an edit of them is no edit of the head.
     """
-    if _bends(lm):
-        raise ConfigError(f"'{lm.ref}' caps its logits after the head, so no edit of them can be folded into it.")
+    factor = _factor(lm)
     model = copy.deepcopy(lm.model)
     edited = LM(model, lm.tokenizer, lm.ref, f"{lm.revision}+edit")
     if model.config.tie_word_embeddings:
@@ -175,7 +179,7 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
         edited.head.weight = torch.nn.Parameter(edited.head.weight.detach().clone())
     bias = edit.bias(lm)
     with torch.no_grad():
-        edited.head.weight.add_(edit.change(lm))
+        edited.head.weight.add_(edit.change(lm) / (1.0 if edit.of_logits else factor))
         if bias is not None:
             edited.head.bias.add_(bias)
     return edited
@@ -184,6 +188,26 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
 def _bends(lm: LM) -> bool:
     """Whether the model's logits are not its head's (Gemma 2's cap)."""
     return bool(getattr(lm.model.config, "final_logit_softcapping", None))
+
+
+def _factor(lm: LM) -> float:
+    """What the model multiplies its head's output by to have its logits (Granite, Cohere), 1 for most.
+
+    Tried on two tokens. Raises ConfigError where the logits are no multiple of what the head gives.
+    """
+    outputs: list[Tensor] = []
+    handle = lm.head.register_forward_hook(lambda module, given, output: outputs.append(output.detach()))
+    ids = torch.tensor([[0, 1]], device=lm.model.device)
+    try:
+        with torch.no_grad():
+            logits = lm.model(input_ids=ids, use_cache=False).logits.double()
+    finally:
+        handle.remove()
+    (raw,) = (one.double() for one in outputs)
+    factor = float((logits * raw).sum() / raw.square().sum())
+    if _bends(lm) or not torch.allclose(logits, factor * raw, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+        raise ConfigError(f"'{lm.ref}' bends its logits after the head, so no edit of them can be folded into it.")
+    return 1.0 if abs(factor - 1.0) < 1e-3 else factor
 
 
 class EditRule(LogitRule, Session):

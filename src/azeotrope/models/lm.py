@@ -170,12 +170,19 @@ def revision(ref: str) -> str:
 
 def check_pair(teacher: LM | Outline, proxy: LM | Outline) -> None:
     """Raise ConfigError unless both models share one vocabulary (same tokens, same ids)."""
+    alike = _vocabulary(teacher) == _vocabulary(proxy)
     if teacher.vocab_size != proxy.vocab_size:
         raise ConfigError(
             f"The proxy '{proxy.ref}' has a vocabulary of {proxy.vocab_size} tokens but the teacher "
-            f"'{teacher.ref}' has {teacher.vocab_size}; choose a proxy that shares the teacher's tokenizer."
+            f"'{teacher.ref}' has {teacher.vocab_size}; "
+            + (
+                "their tokenizers are the same and a head is padded, so save the proxy with as many rows "
+                "(resize_token_embeddings)."
+                if alike
+                else "choose a proxy that shares the teacher's tokenizer."
+            )
         )
-    if _vocabulary(teacher) != _vocabulary(proxy):
+    if not alike:
         raise ConfigError(
             f"The proxy '{proxy.ref}' and the teacher '{teacher.ref}' number their tokens differently; "
             f"choose a proxy that shares the teacher's tokenizer."
