@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.types import Trace
+from azeotrope.defenses.cmi import CMI
 from azeotrope.models.corpus import read
 from azeotrope.models.head_edit import HeadEdit, LogitMap
 from azeotrope.models.head_training import Trained, Training, train
 from azeotrope.models.learnable import learnable
-from azeotrope.models.purify import Cosine, Layer, block_cosine, head_cosine, last_block
+from azeotrope.models.purify import Cosine, Layer, block, block_cosine, head_cosine
 from models.learning_drive import always
 from tiny import fresh, toy_traces
 
@@ -113,4 +115,23 @@ def test_bad_input_is_named() -> None:
     bare = fresh("llama")
     bare.model.model.layers = torch.nn.ModuleList()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="layer: head"):
-        last_block(bare)
+        block(bare, -1)
+    with pytest.raises(ConfigError, match="has 2 blocks, numbered from 0; there is no layer 7"):
+        block(fresh("llama"), 7)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        CMI(layer=-1)
+
+
+def test_the_layer_is_a_block_by_its_number() -> None:
+    surrogate = fresh("gpt2", spread=0.2)
+    corpus = read(surrogate, [surrogate], traces(4))
+    rows = corpus.rows([0, 1, 2])
+    moved = corpus.teacher.logits_NV[rows].roll(1, 0)
+
+    def cosine(layer: Layer) -> float:
+        found = Cosine(corpus, learnable(surrogate, 2, 0), surrogate, layer=layer)
+        return found.measure([0, 1, 2], rows, moved).item()
+
+    count = surrogate.model.config.num_hidden_layers
+    assert cosine(count - 1) == cosine("block")
+    assert len({cosine(0), cosine("block"), cosine("head")}) == 3

@@ -92,7 +92,7 @@ class ExtractedKD(InverseMap):
 
 
 def _ids(service: Service) -> int:
-    return 1 + max(service.tokenizer.get_vocab().values())
+    return 1 + int(max(service.tokenizer.get_vocab().values()))
 
 
 def grouped(size: int, k: int) -> Tensor:

@@ -56,7 +56,9 @@ class CMI(TrainedHead):
     lam: float = Field(default=1.0, ge=0, description="λ, weight of the cosine; 0 is the control without it")
     rank: int = Field(default=32, ge=1, description="r")
     alpha: float = Field(default=0.5, ge=0, le=1, description="α, share of distillation in the thief's loss")
-    layer: Layer = Field(default="head", description="where the surrogate's gradient is taken")
+    layer: Layer = Field(
+        default="head", description="where the surrogate's gradient is taken: head, block (the last) or its number"
+    )
     kd_only: bool = Field(default=False, description="take g and g' of the distillation term alone")
     proxy: str = Field(default="embedded/proxy", description="the surrogate student")
     maps: int = Field(default=1, ge=1, description="maps to train, one of which serves a request; needs unmerged")

@@ -26,7 +26,7 @@ def edited(corpus: Corpus, rows_N: Tensor, edit: HeadEdit) -> Tensor:
 
 
 def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Sequence[float] = ()) -> dict[str, Any]:
-    """Agreement, KL (nats) and CMI at temperature 1; with `temperatures` also the CMI at each of them.
+    """Agreement, KL (nats), CMI and NCMI at temperature 1; with `temperatures` also the CMI at each of them.
 
     `cmi_change_se` is the standard error of CMI after minus before, by a delete-a-group jackknife over traces.
     Information is left out where no class has enough tokens.
@@ -46,6 +46,7 @@ def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Seque
         return report
     for name, found in zip(("before", "after"), pair, strict=True):
         report[f"cmi_{name}"], report[f"cmi_loo_{name}"] = found.cmi, found.cmi_loo
+        report[f"ncmi_{name}"] = found.ncmi
         report["cmi_covered"] = found.covered
     report["cmi_change"] = pair[1].cmi - pair[0].cmi
     report["cmi_change_se"] = _jackknife(corpus, rows_N, before_NV, after_NV)

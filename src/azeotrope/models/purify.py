@@ -9,15 +9,16 @@ Shapes: N labeled tokens, V vocabulary, D hidden size of the surrogate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.types import Trace
-from azeotrope.maths import lowrank
+from azeotrope.maths import cmi, lowrank
 from azeotrope.models.attention import eager_attention
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.gradients import head_inputs, token_batches
@@ -26,7 +27,7 @@ from azeotrope.models.learnable import Learnable
 from azeotrope.models.lm import LM
 from azeotrope.models.stepper import trunk
 
-Layer = Literal["head", "block"]
+Layer = Literal["head", "block"] | Annotated[int, Field(ge=0)]  # the last block, or one by its number
 
 
 class Cosine(Objective):
@@ -34,6 +35,7 @@ class Cosine(Objective):
 
     name = "cosine"
     sign = 1.0
+    temperatures = cmi.TEMPERATURES
 
     def __init__(
         self, corpus: Corpus, head: Learnable, surrogate: LM, *, alpha: float = 0.5, layer: Layer = "head"
@@ -49,8 +51,9 @@ class Cosine(Objective):
         clean_NV, turned_NV = (
             lowrank.error_of(student_NV, target_NV, labels_N, self.alpha) for target_NV in (z_NV, moved_NV)
         )
-        if self.layer == "block":
-            return block_cosine(self.surrogate, [corpus.traces[i] for i in chosen], clean_NV, turned_NV)
+        if self.layer != "head":
+            traces, number = [corpus.traces[i] for i in chosen], -1 if self.layer == "block" else self.layer
+            return block_cosine(self.surrogate, traces, clean_NV, turned_NV, number)
         return head_cosine(clean_NV, turned_NV, view.hidden_ND[rows_N])
 
 
@@ -63,12 +66,14 @@ def head_cosine(clean_NV: Tensor, turned_NV: Tensor, hidden_ND: Tensor) -> Tenso
     return F.cosine_similarity(g.flatten(), turned.flatten(), dim=0)
 
 
-def block_cosine(surrogate: LM, traces: Sequence[Trace], clean_NV: Tensor, turned_NV: Tensor) -> Tensor:
-    """cos(g, g') in the surrogate's last block; g' = Jᵀu' is linear in the error u', which carries the gradient.
+def block_cosine(
+    surrogate: LM, traces: Sequence[Trace], clean_NV: Tensor, turned_NV: Tensor, number: int = -1
+) -> Tensor:
+    """cos(g, g') in a block of the surrogate; g' = Jᵀu' is linear in the error u', which carries the gradient.
 
-    Raises ConfigError if the model has no list of blocks.
+    Raises ConfigError as `block` does.
     """
-    parameters = list(last_block(surrogate).parameters())
+    parameters = list(block(surrogate, number).parameters())
     with torch.enable_grad(), eager_attention(surrogate):
         rows = [
             head_inputs(surrogate, batch)[1] for trace in traces for batch in token_batches(surrogate, [trace], 1)
@@ -81,9 +86,13 @@ def block_cosine(surrogate: LM, traces: Sequence[Trace], clean_NV: Tensor, turne
     return F.cosine_similarity(g, other, dim=0)
 
 
-def last_block(lm: LM) -> torch.nn.Module:
-    """The last transformer block. Raises ConfigError if the model has no list of blocks."""
+def block(lm: LM, number: int) -> torch.nn.Module:
+    """A transformer block by its number (−1: the last). Raises ConfigError if there is none of that number."""
     for module in trunk(lm).children():
         if isinstance(module, torch.nn.ModuleList) and len(module):
-            return module[-1]
+            if number >= len(module):
+                raise ConfigError(
+                    f"The model '{lm.ref}' has {len(module)} blocks, numbered from 0; there is no layer {number}."
+                )
+            return module[number]
     raise ConfigError(f"The model '{lm.ref}' has no list of blocks; use layer: head.")

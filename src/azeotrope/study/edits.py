@@ -24,6 +24,10 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "cmi_after": pl.Float64,
     "cmi_change": pl.Float64,
     "cmi_change_se": pl.Float64,
+    "cmi_loo_before": pl.Float64,
+    "cmi_loo_after": pl.Float64,
+    "ncmi_before": pl.Float64,
+    "ncmi_after": pl.Float64,
     "agreement": pl.Float64,
     "kl": pl.Float64,
     "clean_accuracy": pl.Float64,
@@ -34,7 +38,11 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "n": pl.Int64,
     "curve": pl.List(pl.Float64),
 }
-SAME = ("cmi_before", "cmi_after", "cmi_change", "cmi_change_se", "agreement", "kl", "clean_accuracy", "kept")
+FURTHER = ("cmi_loo_before", "cmi_loo_after", "ncmi_before", "ncmi_after")
+SAME = (
+    *("cmi_before", "cmi_after", "cmi_change", "cmi_change_se", *FURTHER),
+    *("agreement", "kl", "clean_accuracy", "kept"),
+)
 
 
 def edits_table(plan: Plan, store: Store) -> pl.DataFrame:
@@ -42,9 +50,11 @@ def edits_table(plan: Plan, store: Store) -> pl.DataFrame:
 
     `measure` is what training moved ("cosine", "divergence", ...): `first` at the first step, `held_out` at the
     chosen checkpoint, on `n` tokens of traces that were not trained on, as all of the following; `curve` on the
-    training batches, thinned, over `steps` steps. CMI in nats, its change with a jackknife standard error over
-    traces. `accuracy` is the teacher's on the problems that choose the checkpoint. All at scale 1, whatever scale
-    the arm is served at.
+    training batches, thinned, over `steps` steps. CMI in nats: the plug-in (biased low), its change with a
+    jackknife standard error over traces, leave-one-out (biased high), and divided by the separation of classes
+    (NCMI). The held-out traces also choose among the checkpoints, which flatters `held_out` a little. `accuracy`
+    is the teacher's on the problems that choose the checkpoint. All at scale 1, whatever scale the arm is served
+    at.
     """
     rows = []
     for step in plan.of(RELEASE):
