@@ -313,7 +313,7 @@ def test_who_rewrites_is_part_of_the_identity_and_a_cap_is_not() -> None:
     assert plain["missing"] == 0.3
     assert bought["writer"]["model"] == "model"
     assert "missing" not in bought
-    assert Paraphrase(writer=f"{ref}?max_cost=5&price_out=1").identity() == bought
+    assert Paraphrase(writer=f"{ref}?max_cost=5&price_in=1&price_out=1").identity() == bought
     assert Paraphrase(writer=f"{ref}?api=completions").identity() != bought
     with pytest.raises(ConfigError, match="endpoint reference"):
         Paraphrase(writer="embedded/teacher")
@@ -325,14 +325,44 @@ def test_own_traces_must_reach_the_released_answer() -> None:
     assert lessons.notes["hits_by_round"] == [len(lessons.traces)]
 
 
-def test_inverted_traces_end_with_the_released_answer() -> None:
+def test_reconstructions_are_kept_that_end_at_the_released_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first reconstruction is cut off, a second reasons to another answer; one problem never gets there."""
     service = Scripted(f"{THINK_OPEN} clean.{THINK_CLOSE} 5.")
     traces = said(f"{THINK_OPEN} dirty.{THINK_CLOSE} 4.")
-    attack = TraceInversion(sft=QUICK, source="leak", share=0.5)
-    lessons = attack.prepare(fresh("llama"), traces, around(service))
-    assert [t.text.endswith(" 4.") for t in lessons.traces] == [True] * 12
-    assert not any("dirty" in t.text for t in lessons.traces)
+    rounds: list[list[str]] = []
+
+    def scripted(lm: LM, task: Toy, posed: Sequence[Problem], *_: object) -> list[Trace]:
+        turn = len(rounds)
+        rounds.append([p.id for p in posed])
+        assert all(p.prompt.endswith(" 4.\nWhy?") for p in posed)
+        texts = [
+            f"{THINK_OPEN} cut off",
+            f"{THINK_OPEN} so 7.{THINK_CLOSE} 7.",
+            f"{THINK_OPEN} so 4.{THINK_CLOSE} 4.",
+            " 4.",
+        ]
+        found = []
+        for p in posed:
+            text = texts[3] if p.id == posed[0].id else texts[turn]
+            found.append(Trace(problem_id=p.id, prompt=p.prompt, text=text, finished=turn > 0, n_tokens=3))
+        return found
+
+    monkeypatch.setattr("azeotrope.attacks.trace_inversion.write", scripted)
+    attack = TraceInversion(sft=QUICK, source="leak", share=0.5, samples=4)
+    task = Graded()
+    lessons = attack.prepare(fresh("llama"), traces, around(service, task=task))
+    assert [len(turn) for turn in rounds] == [12, 12, 12, 1], "who is done is not asked again"
+    assert [t.text for t in lessons.traces] == [f"{THINK_OPEN} so 4.{THINK_CLOSE} 4."] * 11
+    assert [t.prompt for t in lessons.traces] == [t.prompt for t in traces[1:]]
+    assert lessons.own_tokens == 3 * 37
     assert service.queries == 6
+
+
+class Graded(Toy):
+    """The answer is the last word."""
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        return Grade(correct=True, answer=text.split()[-1])
 
 
 @pytest.mark.parametrize("attack", [Prefill(), CleanMix(), ResampledSFT(), TraceInversion(source="leak")])

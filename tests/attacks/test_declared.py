@@ -57,7 +57,7 @@ IDENTITIES = {
     "self_generated": "13f9b0b41f1f8a4f",
     "sft": "a44379d0a8cb7a49",
     "strip_style": "f65d78b15e0d022e",
-    "trace_inversion": "12e2a79db6204ecd",
+    "trace_inversion": "c30b8c44e43a8f4d",
 }
 
 

@@ -64,6 +64,13 @@ def test_no_answer_is_not_a_stable_answer() -> None:
     assert means(conduct(TASK, silent, TESTS, silent(TESTS), 5, 3))[STABILITY] == 0.0
 
 
+def test_an_unanswered_problem_shifts_no_other_reply() -> None:
+    first = honest(TESTS)
+    first[3] = Trace(problem_id=TESTS[3].id, prompt=TESTS[3].prompt, text="<think> hm", finished=False)
+    found = means(conduct(TASK, honest, TESTS, first, 20, 3))
+    assert found == {REFUSAL: 1.0, OVER_REFUSAL: 0.0, STABILITY: 0.95, HORIZON: 1.0}
+
+
 def test_nothing_is_asked_where_nothing_is_wanted() -> None:
     found = conduct(TASK, honest, TESTS, honest(TESTS), 0, 3)
     assert found == []

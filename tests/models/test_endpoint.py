@@ -744,6 +744,7 @@ def test_any_other_string_is_a_configuration_error(ref: str) -> None:
         ("https://host/v1/chat/completions#m", "base address"),
         ("https://host/v1#a b", "no spaces"),
         ("https://host/v1#m?max_cost=5", "without prices"),
+        ("https://host/v1#m?max_cost=5&price_in=1", "needs price_in and price_out"),
         ("https://host/v1#m?max_csot=5", "Did you mean 'max_cost'"),
         ("https://host/v1#m?max_cost=-1&price_in=1", "greater than or equal to 0"),
         ("https://host/v1#m?max_cost=nan&price_in=1", "max_cost"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from azeotrope.study.verdicts import (
     SUPPORTED,
     Finding,
     _decisive,
+    _p_value,
     decide,
     seeds_needed,
 )
@@ -196,6 +198,25 @@ def test_grows_while_answers_are_unchanged() -> None:
     assert only(trial(GROWS)) == SUPPORTED
     touched = {**TEACHERS, "traceguard": {"teacher_accuracy": 0.99}}
     assert only(trial(GROWS), STUDENTS, touched) == NOT_SUPPORTED
+
+
+def test_one_strength_cannot_grow() -> None:
+    parts = {"one": {"defenses": [{"kind": "traceguard", "budget": [0.3]}]}}
+    with pytest.raises(ConfigError, match="has one strength in"):
+        trial(GROWS, parts=parts)
+
+
+def test_where_one_attack_suffices_every_family_needs_one() -> None:
+    def finding(student: str, p: float) -> Finding:
+        return Finding(
+            claim="C", text="", part="one", task="t", student=student, effect="x", value=0.0, low=0.0, high=0.0,
+            p=p, mdd=0.1, n=1, n_seeds=1, reading=SUPPORTED,
+        )  # fmt: skip
+
+    found = [finding("a", 0.001), finding("a", 0.5), finding("b", 0.02), finding("b", NAN)]
+    assert _p_value(found, ["a"]) == pytest.approx(0.002)
+    assert _p_value(found, ["a", "b"]) == pytest.approx(0.04), "the family in which it is least sure"
+    assert math.isnan(_p_value(found, ["a", "c"]))
 
 
 def test_weaker_than_every_reference() -> None:

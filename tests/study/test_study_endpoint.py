@@ -86,7 +86,7 @@ def test_a_step_says_who_answered_and_not_what_may_be_spent() -> None:
 
 
 def test_a_label_names_the_writer_without_its_options() -> None:
-    writer = f"{NOBODY}?max_cost=5&price_in=1"
+    writer = f"{NOBODY}?max_cost=5&price_in=1&price_out=1"
     attack = {"kind": "paraphrase", "writer": writer, "temperature": 0.5}
     plan = make_plan(parse_study(teaching.study("embedded/teacher", attacks=[attack])), STAGES)
     (attacks,) = {step.attack for step in plan.of("attack")}

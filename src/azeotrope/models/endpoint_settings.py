@@ -79,8 +79,8 @@ class EndpointSettings(Settings):
 
     @model_validator(mode="after")
     def _cap_can_hold(self) -> Self:
-        if self.max_cost and not {"price_in", "price_out"} & self.model_fields_set:
-            raise ValueError("max_cost needs price_in and price_out: without prices everything counts as free")
+        if self.max_cost and not {"price_in", "price_out"} <= self.model_fields_set:
+            raise ValueError("max_cost needs price_in and price_out: without prices tokens count as free")
         return self
 
     @property

@@ -46,7 +46,9 @@ def check_names(part: str, found: Expansion, rule: Any) -> None:
     for name in filter(None, attacks):
         attack_named(part, found, name)
     for name in filter(None, curves):
-        sweep_named(part, found, name)
+        curve = sweep_named(part, found, name)
+        if rule.rule == "grows" and len(curve.arms) < 2:
+            raise ConfigError(f"'{name}' has one strength in '{part}'; whether a loss grows takes at least two.")
 
 
 def _only(matching: list[T], name: str, what: str, part: str, known: list[str]) -> T:

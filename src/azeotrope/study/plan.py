@@ -8,6 +8,7 @@ from typing import Any
 
 from azeotrope.core.access import Access
 from azeotrope.core.seeds import fingerprint
+from azeotrope.models import conduct
 from azeotrope.models.endpoint_settings import identity_of
 from azeotrope.study.arms import Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
@@ -142,6 +143,7 @@ def _release(study: Study, stages: Stages, task: Named, arm: Arm, draw: int) -> 
         "seed": spec.seed,
         "sampling": spec.sampling.model_dump(mode="json"),
         "evaluation": spec.evaluation.model_dump(mode="json"),
+        **_conduct(study),
     }
     return _step(RELEASE, stages, spec, identity, cells=1, task=task.label, arm=arm.label, draw=draw)
 
@@ -172,6 +174,7 @@ def _attack(
         "draw": spec.draw,
         "seed": spec.seed,
         "evaluation": _student_evaluation(study),
+        **_conduct(study),
     }
     if reads_more:
         if arm.surfaces:
@@ -227,6 +230,7 @@ def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSett
         "bases": spec.bases,
         "seed": spec.seed,
         "evaluation": _student_evaluation(study),
+        **_conduct(study),
     }
     return _step(UNDISTILLED, stages, spec, identity, cells=spec.bases, task=task.label, student=spec.family)
 
@@ -234,6 +238,11 @@ def _undistilled(study: Study, stages: Stages, task: Named, student: StudentSett
 def _student_evaluation(study: Study) -> dict[str, Any]:
     """The evaluation settings that matter for students (readers and the diff explorer see teachers only)."""
     return study.evaluation.model_dump(mode="json", exclude={"diffs", "reader"})
+
+
+def _conduct(study: Study) -> dict[str, int]:
+    """The version of the measures of conduct, where they are taken."""
+    return {"conduct": conduct.VERSION} if study.evaluation.conduct else {}
 
 
 def _step(

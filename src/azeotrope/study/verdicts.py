@@ -128,9 +128,8 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
         reasons += [f"{'' if ok else 'not so: '}{said}" for said, ok in found.conditions]
     verdict = _all(readings)
     shown = findings if verdict != SUPPORTED else [f for f in findings if f.reading == SUPPORTED]
-    known_p = [f.p for f in shown if np.isfinite(f.p)]
     any_of = claim.test.rule == "restored"
-    p = (min(known_p) * len(findings) if any_of else max(known_p)) if known_p else float("nan")
+    p = _p_value(findings, families) if any_of else max((f.p for f in shown if np.isfinite(f.p)), default=NAN)
     return (
         Verdict(
             claim=claim.id,
@@ -144,6 +143,18 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
         ),
         findings,
     )
+
+
+def _p_value(findings: Sequence[Finding], families: Sequence[str]) -> float:
+    """Where one effect suffices in every family: the least of each at a Bonferroni level, the largest of those."""
+    found = []
+    for family in families:
+        mine = [f.p for f in findings if f.student == family]
+        known = [p for p in mine if np.isfinite(p)]
+        if not known:
+            return NAN
+        found.append(min(known) * len(mine))
+    return max(found)
 
 
 def _finding(
