@@ -173,6 +173,18 @@ def test_passive_attacks_alone_are_warned_of() -> None:
     assert any("same run" in line and "fresh seeds" in line for line in both)
 
 
+def test_what_costs_much_without_a_limit_is_said() -> None:
+    told = warnings(
+        choice(arm("a", flat(0.3), {**FITS, "reader_accuracy": 0.073, "length": 0.4, "grounding": 0.05}))
+    )
+    (line,) = (line for line in told if "no limit" in line)
+    assert line.startswith("Task t: the drop in reader_accuracy 0.073 [0.063, 0.083] (no limit")
+    assert "--limit reader_accuracy=0.05" in line
+    limited = Rules(limits={**DEFAULT_LIMITS, "reader_accuracy": 0.1})
+    found = choice(arm("a", flat(0.3), {**FITS, "reader_accuracy": 0.073}), rules=limited)
+    assert not any("no limit" in line for line in warnings(found))
+
+
 def test_settings_are_compared_under_the_same_attacks() -> None:
     partial = {cell: 0.05 for cell in NONE if cell != SFT}
     found = choice(arm("partial", partial, FITS), arm("null", {**flat(0.05), SFT: None}, FITS),

@@ -21,6 +21,9 @@ def warnings(choice: Evidence) -> list[str]:
     return [plain(line) for line in _warnings(choice)]
 
 
+UNLIMITED = 0.05  # what costs more than this of a utility without a limit is said
+
+
 def limits(rules: Rules) -> str:
     """Return the limits in words, e.g. ``teacher_accuracy ≤ 0.02 (upper bounds)``."""
     told = ", ".join(f"{name} ≤ {limit:g}" for name, limit in rules.limits.items())
@@ -140,6 +143,12 @@ def _warnings(choice: Evidence) -> Iterator[str]:
     for one in choice.tasks:
         if one.unchecked:
             yield f"Task {one.task} does not measure {', '.join(one.unchecked)}: that limit was not checked there."
+        for harm in one.utility if choice.status == CHOSEN else ():
+            if harm.limit is None and harm.measure != "length" and (harm.drop or 0.0) > UNLIMITED:
+                yield (
+                    f"Task {one.task}: the {_harm(harm)}; give one with --limit {harm.measure}={UNLIMITED:g} to "
+                    "leave out what costs more."
+                )
         if one.worst.n_seeds == 1:
             yield f"Task {one.task}: one seed; its leakage intervals do not cover other students."
     for arm, why in choice.skipped.items():
