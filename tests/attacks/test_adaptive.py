@@ -28,6 +28,7 @@ from azeotrope.attacks.trace_inversion import TraceInversion
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.release import Release
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
+from azeotrope.models.decode import Sample
 from azeotrope.models.gradients import proxy_gradient
 from azeotrope.models.lm import LM
 from azeotrope.models.scoring import trace_nll
@@ -224,6 +225,31 @@ def test_infill_only_inserts() -> None:
         assert lesson.text.endswith(" e.")
     assert lessons.notes["tried"] >= 4
     assert lessons.own_tokens > 0
+
+
+def test_a_step_cut_off_at_the_end_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = said(f"{THINK_OPEN} aaa bbb.{THINK_CLOSE} e.", 4)
+    assert Infill(sft=QUICK).identity() == Infill(sft=QUICK, close=False).identity()
+    assert Infill(sft=QUICK, close=True).identity() != Infill(sft=QUICK).identity()
+    asked: list[list[str]] = []
+
+    def judge(lm: LM, judged: Sequence[Trace]) -> list[float]:
+        asked.append([t.prompt[len(traces[0].prompt) :] + "|" + t.text for t in judged])
+        return [2.0 - len(asked)] * len(judged)
+
+    def bridges(lm: LM, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Sample]:
+        return [Sample((1, 2), True) for _ in prompts]
+
+    monkeypatch.setattr("azeotrope.attacks.infill.trace_nll", judge)
+    monkeypatch.setattr("azeotrope.attacks.infill.decode", bridges)
+    monkeypatch.setattr(LM, "decode", lambda lm, ids: " ccc. ddd")
+    lessons = Infill(sft=QUICK, share=1.0, close=True).prepare(fresh("llama"), traces, around(n=4))
+    assert {t.text for t in lessons.traces} <= {
+        f"{THINK_OPEN} {a}aaa bbb.{b}{THINK_CLOSE} e." for a in ("", "ccc. ") for b in ("", " ccc.")
+    }
+    assert all(" ccc.</think>" in t.text for t in lessons.traces)
+    assert f"{THINK_OPEN} aaa bbb.|{THINK_CLOSE} e." in asked[0]
+    assert f"{THINK_OPEN} aaa bbb. ccc.|{THINK_CLOSE} e." in asked[1]
 
 
 def test_paraphrases_keep_the_prompt_and_the_answer() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -34,7 +34,9 @@ class Infill(AdaptiveSFT):
     """Find the sentences that surprise the undistilled student most and let it write one sentence before each.
 
     A bridge stays only if it makes the next sentence more likely by `gain` nats a token. Aims at defenses
-    that remove sentences. No query; the student's own mistakes come in with its bridges.
+    that remove sentences. No query; the student's own mistakes come in with its bridges. With `close` the place
+    before the end of the reasoning counts as well, for defenses that cut there: the answer is then what must
+    become more likely.
     """
 
     kind: ClassVar[str] = "infill"
@@ -44,10 +46,15 @@ class Infill(AdaptiveSFT):
     gain: float = Field(default=0.1, ge=0, description="nats a token the next sentence must gain")
     temperature: float = Field(default=0.6, ge=0, description="temperature of the bridges")
     tokens: int = Field(default=32, ge=1, description="longest bridge")
+    close: bool = Field(default=False, description="whether a step may be missing at the end of the reasoning too")
+
+    def identity(self) -> dict[str, Any]:
+        """See `Method.identity`: without `close` where it is off, so that steps from before it are still found."""
+        return {name: value for name, value in super().identity().items() if name != "close" or value}
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Bridge the most surprising junctions."""
-        junctions = sorted(_junctions(lm, traces), key=lambda j: (-j.surprise, j.row, j.at))
+        junctions = sorted(_junctions(lm, traces, self.close), key=lambda j: (-j.surprise, j.row, j.at))
         tried = junctions[: round(self.share * len(junctions))]
         bridges, spent = self._bridges(lm, traces, tried, run)
         after = trace_nll(
@@ -82,20 +89,26 @@ class Infill(AdaptiveSFT):
             written = segment(lm.decode(sample.ids).lstrip())
             whole = len(written) > 1 and THINK_CLOSE not in written[0] and THINK_OPEN not in written[0]
             space = traces[j.row].text[: j.at][len(traces[j.row].text[: j.at].rstrip()) :] or " "
-            found.append(written[0].strip() + space if whole else "")
+            bridge = " " + written[0].strip() if j.sentence.startswith(THINK_CLOSE) else written[0].strip() + space
+            found.append(bridge if whole else "")
         return found, sum(len(sample.ids) for sample in samples)
 
 
-def _junctions(lm: LM, traces: Sequence[Trace]) -> list[_Junction]:
-    """Every place between two sentences of a reasoning, with the surprise of the second."""
+def _junctions(lm: LM, traces: Sequence[Trace], close: bool) -> list[_Junction]:
+    """Every place between two sentences of a reasoning, with the surprise of the second.
+
+    With `close` also the place before its end, with that of the answer.
+    """
     places = []
     for row, trace in enumerate(traces):
-        reasoning, _ = split_answer(trace.text)
+        reasoning, answer = split_answer(trace.text)
         ends = boundaries(reasoning)
         for at, end in pairwise(ends):
             sentence = reasoning[at:end]
             if sentence.strip() and THINK_CLOSE not in sentence:
                 places.append(_Junction(row, at, sentence, 0.0))
+            elif close and sentence.strip() == THINK_CLOSE and answer.strip():
+                places.append(_Junction(row, at, THINK_CLOSE + answer, 0.0))
     values = trace_nll(lm, [_before(traces[j.row], j, "") for j in places])
     return [replace(j, surprise=value) for j, value in zip(places, values, strict=True)]
 
@@ -103,4 +116,5 @@ def _junctions(lm: LM, traces: Sequence[Trace]) -> list[_Junction]:
 def _before(trace: Trace, j: _Junction, bridge: str) -> Trace:
     """The junction's sentence as a completion of everything before it (and a bridge)."""
     head = trace.prompt + trace.text[: j.at] + bridge
-    return replace(trace, prompt=head.rstrip(), text=" " + j.sentence.strip(), finished=False)
+    gap = "" if j.sentence.startswith(THINK_CLOSE) else " "
+    return replace(trace, prompt=head.rstrip(), text=gap + j.sentence.strip(), finished=False)

@@ -29,7 +29,8 @@ class ResampledSFT(AdaptiveSFT):
     Best is: right by the answer check first, most likely under a judge second. `check: majority` compares
     with the most frequent answer of the problem's own samples; `gold` assumes that the thief knows the
     answers; `none` goes by likelihood alone. The judge is a copy of the base trained for an epoch on the
-    release: never the teacher, never a proxy.
+    release: never the teacher, never a proxy. Having read the released traces, it prefers them a little to fresh
+    ones that pass the same check.
     """
 
     kind: ClassVar[str] = "resampled_sft"
