@@ -248,8 +248,8 @@ def test_a_step_cut_off_at_the_end_is_written_again(monkeypatch: pytest.MonkeyPa
         f"{THINK_OPEN} {a}aaa bbb.{b}{THINK_CLOSE} e." for a in ("", "ccc. ") for b in ("", " ccc.")
     }
     assert all(" ccc.</think>" in t.text for t in lessons.traces)
-    assert f"{THINK_OPEN} aaa bbb.|{THINK_CLOSE} e." in asked[0]
-    assert f"{THINK_OPEN} aaa bbb. ccc.|{THINK_CLOSE} e." in asked[1]
+    assert f"{THINK_OPEN} aaa bbb.{THINK_CLOSE}| e." in asked[0], "the answer alone is judged"
+    assert f"{THINK_OPEN} aaa bbb. ccc.{THINK_CLOSE}| e." in asked[1]
 
 
 def test_paraphrases_keep_the_prompt_and_the_answer() -> None:

@@ -278,3 +278,12 @@ def test_pseudo_values_give_the_error_of_a_ratio_of_means() -> None:
         found.append(whole)
         errors.append(np.std(stats.pseudo_values(whole, others), ddof=1) / np.sqrt(80))
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)
+
+
+def test_p_over_few_units_is_that_of_student() -> None:
+    values = np.random.default_rng(3).normal(0.4, 1.0, 6)
+    expected = scipy_stats.ttest_1samp(values, 0.0).pvalue
+    assert stats.student_p(float(values.mean()), values) == pytest.approx(expected)
+    assert stats.student_p(0.1, np.zeros(4)) == 0.0
+    assert stats.student_p(0.0, np.zeros(4)) == 1.0
+    assert np.isnan(stats.student_p(0.1, np.ones(1)))

@@ -207,16 +207,18 @@ def test_one_strength_cannot_grow() -> None:
 
 
 def test_where_one_attack_suffices_every_family_needs_one() -> None:
-    def finding(student: str, p: float) -> Finding:
+    def finding(student: str, p: float, reading: str = SUPPORTED) -> Finding:
         return Finding(
             claim="C", text="", part="one", task="t", student=student, effect="x", value=0.0, low=0.0, high=0.0,
-            p=p, mdd=0.1, n=1, n_seeds=1, reading=SUPPORTED,
+            p=p, mdd=0.1, n=1, n_seeds=1, reading=reading,
         )  # fmt: skip
 
     found = [finding("a", 0.001), finding("a", 0.5), finding("b", 0.02), finding("b", NAN)]
-    assert _p_value(found, ["a"]) == pytest.approx(0.002)
-    assert _p_value(found, ["a", "b"]) == pytest.approx(0.04), "the family in which it is least sure"
-    assert math.isnan(_p_value(found, ["a", "c"]))
+    assert _p_value(found, found, ["a"]) == pytest.approx(0.002)
+    assert _p_value(found, found, ["a", "b"]) == pytest.approx(0.04), "the family in which it is least sure"
+    assert math.isnan(_p_value(found, found, ["a", "c"]))
+    failed = finding("a", 1e-6, NOT_SUPPORTED)
+    assert _p_value(found, [*found, failed], ["a"]) == pytest.approx(0.003), "that another fails supports nothing"
 
 
 def test_weaker_than_every_reference() -> None:

@@ -22,12 +22,16 @@ from azeotrope.text.segment import boundaries, segment
 
 @dataclass(frozen=True, slots=True)
 class _Junction:
-    """The place before a sentence of a trace: where (row, offset), the sentence, its surprise (nats a token)."""
+    """The place before a sentence of a trace: where (row, offset), the sentence, its surprise (nats a token).
+
+    `tag`: what stands between the place and the sentence, where the sentence is the answer.
+    """
 
     row: int
     at: int
     sentence: str
     surprise: float
+    tag: str = ""
 
 
 class Infill(AdaptiveSFT):
@@ -89,7 +93,7 @@ class Infill(AdaptiveSFT):
             written = segment(lm.decode(sample.ids).lstrip())
             whole = len(written) > 1 and THINK_CLOSE not in written[0] and THINK_OPEN not in written[0]
             space = traces[j.row].text[: j.at][len(traces[j.row].text[: j.at].rstrip()) :] or " "
-            bridge = " " + written[0].strip() if j.sentence.startswith(THINK_CLOSE) else written[0].strip() + space
+            bridge = " " + written[0].strip() if j.tag else written[0].strip() + space
             found.append(bridge if whole else "")
         return found, sum(len(sample.ids) for sample in samples)
 
@@ -108,13 +112,13 @@ def _junctions(lm: LM, traces: Sequence[Trace], close: bool) -> list[_Junction]:
             if sentence.strip() and THINK_CLOSE not in sentence:
                 places.append(_Junction(row, at, sentence, 0.0))
             elif close and sentence.strip() == THINK_CLOSE and answer.strip():
-                places.append(_Junction(row, at, THINK_CLOSE + answer, 0.0))
+                kept = len(reasoning[:at].rstrip())
+                places.append(_Junction(row, kept, answer, 0.0, reasoning[kept:]))
     values = trace_nll(lm, [_before(traces[j.row], j, "") for j in places])
     return [replace(j, surprise=value) for j, value in zip(places, values, strict=True)]
 
 
 def _before(trace: Trace, j: _Junction, bridge: str) -> Trace:
     """The junction's sentence as a completion of everything before it (and a bridge)."""
-    head = trace.prompt + trace.text[: j.at] + bridge
-    gap = "" if j.sentence.startswith(THINK_CLOSE) else " "
-    return replace(trace, prompt=head.rstrip(), text=gap + j.sentence.strip(), finished=False)
+    head = trace.prompt + trace.text[: j.at] + bridge + j.tag
+    return replace(trace, prompt=head.rstrip(), text=" " + j.sentence.strip(), finished=False)

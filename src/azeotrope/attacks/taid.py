@@ -20,7 +20,8 @@ class TAID(Distillation):
     """D = KL(p_t ‖ q), p_t = softmax((1 − t)·z_q + t·z_p) without gradient into z_q (arXiv 2501.16937, eqs. 2-3).
 
     After each batch t grows by `step` · σ(m)·(1 − t), where m is a running mean (`momentum`) of the loss's
-    relative decrease; it is at least the line that rises from `start` to 1 with training.
+    relative decrease; it is at least the line that rises from `start` to 1 with training. (With the paper's
+    `step`, in fewer than some thousand batches the line decides.)
     """
 
     kind: ClassVar[str] = "taid"

@@ -39,7 +39,8 @@ class CMI(TrainedHead):
 
     With `maps` above 1 (not in the paper), that many maps are trained from different seeds and each request is
     served through one of them, chosen by the request's seed. That helps little: a thief who can tell the maps
-    apart inverts each (`inverse_map` with `maps`), and while D + maps·r < V one linear map undoes all of them.
+    apart inverts each (`inverse_map` with `maps`), and while D + maps·r or maps·D is at most V, one linear map
+    undoes all of them.
     """
 
     kind: ClassVar[str] = "cmi"
@@ -62,6 +63,12 @@ class CMI(TrainedHead):
     kd_only: bool = Field(default=False, description="take g and g' of the distillation term alone")
     proxy: str = Field(default="embedded/proxy", description="the surrogate student")
     maps: int = Field(default=1, ge=1, description="maps to train, one of which serves a request; needs unmerged")
+
+    @model_validator(mode="after")
+    def _blocks_count_from_0(self) -> Self:
+        if isinstance(self.layer, int) and self.layer < 0:
+            raise ValueError("a block's number is greater than or equal to 0; layer takes head and block too")
+        return self
 
     @model_validator(mode="after")
     def _one_head_is_one_map(self) -> Self:

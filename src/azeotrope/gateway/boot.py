@@ -1,4 +1,4 @@
-"""How a server process gets its gateway: from one environment variable that the command wrote."""
+"""How a server process gets its gateway: from environment variables that the command wrote."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from azeotrope.gateway.app import Gateway
 from azeotrope.gateway.desk import open_desk
 from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.redis_link import address
-from azeotrope.gateway.orphan import leave_with_parent
+from azeotrope.gateway.orphan import PARENT, leave_with_parent
 from azeotrope.gateway.policy import DEFAULT
 from azeotrope.gateway.settings import ServerFile, SignalSettings
 from azeotrope.gateway.status.peers import VARIABLE as PEERS
@@ -30,8 +30,8 @@ VARIABLE = "AZEOTROPE_SERVE"
 
 
 def environment(settings: ServerFile) -> dict[str, str]:
-    """The variable for server processes. Settings name secrets, they do not hold them."""
-    return {VARIABLE: settings.model_dump_json()}
+    """The variables for server processes. Settings name secrets, they do not hold them."""
+    return {VARIABLE: settings.model_dump_json(), PARENT: str(os.getpid())}
 
 
 @contextmanager

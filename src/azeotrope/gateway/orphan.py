@@ -11,6 +11,7 @@ from collections.abc import Callable
 from azeotrope.gateway.logs import log
 
 EVERY = 1.0  # seconds between looks
+PARENT = "AZEOTROPE_PARENT"  # its process id, for children that it is gone before they look
 
 
 def leave_with_parent(drain: float) -> None:
@@ -18,7 +19,7 @@ def leave_with_parent(drain: float) -> None:
 
     A pipe to the parent would not do: processes forked later hold its other end too.
     """
-    parent = os.getppid()
+    parent = int(os.environ.get(PARENT, os.getppid()))
     threading.Thread(target=_watch, args=(lambda: os.getppid() == parent, drain), daemon=True).start()
 
 

@@ -3,7 +3,7 @@
 Two facts tell maps apart. What a low-rank map adds to the logits of a text lies in one small subspace, the same
 for every text that went through it. And a model's logits span a subspace of the size of its hidden layer only, so
 that undoing the wrong map leaves it. The second fact has a consequence: K maps of rank R lead D dimensions into at
-most D + K·R, and while these are fewer than V, a single linear map can undo all of them.
+most D + K·R, and to at most K·D; while either is no more than V, a single linear map can undo all of them.
 
 Shapes: T tokens of one text, N of many, V vocabulary, D dimensions of a subspace.
 """

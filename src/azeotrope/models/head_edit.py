@@ -203,8 +203,8 @@ def _factor(lm: LM) -> float:
             logits = lm.model(input_ids=ids, use_cache=False).logits.double()
     finally:
         handle.remove()
-    (raw,) = (one.double() for one in outputs)
-    factor = float((logits * raw).sum() / raw.square().sum())
+    raw = outputs[0].double() if len(outputs) == 1 else torch.zeros_like(logits)
+    factor = float((logits * raw).sum() / raw.square().sum().clamp(min=1e-300))
     if _bends(lm) or not torch.allclose(logits, factor * raw, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
         raise ConfigError(f"'{lm.ref}' bends its logits after the head, so no edit of them can be folded into it.")
     return 1.0 if abs(factor - 1.0) < 1e-3 else factor

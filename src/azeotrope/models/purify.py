@@ -9,10 +9,9 @@ Shapes: N labeled tokens, V vocabulary, D hidden size of the surrogate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -27,7 +26,7 @@ from azeotrope.models.learnable import Learnable
 from azeotrope.models.lm import LM
 from azeotrope.models.stepper import trunk
 
-Layer = Literal["head", "block"] | Annotated[int, Field(ge=0)]  # the last block, or one by its number
+Layer = Literal["head", "block"] | int  # the last block, or one by its number
 
 
 class Cosine(Objective):

@@ -11,6 +11,9 @@ from azeotrope.study.vocabulary import UNDEFENDED
 SAME_RUN = "Chosen and measured on the same run"
 
 
+UNLIMITED = 0.05  # what costs more than this of a utility without a limit is said
+
+
 def sentences(choice: Evidence, rules: Rules) -> list[str]:
     """Return the choice and its evidence, one line each; labels from the run are made printable."""
     return [plain(line) for line in (_headline(choice, rules), *_evidence(choice, rules), *_rivals(choice))]
@@ -19,9 +22,6 @@ def sentences(choice: Evidence, rules: Rules) -> list[str]:
 def warnings(choice: Evidence) -> list[str]:
     """Return what a reader must know before acting on the choice."""
     return [plain(line) for line in _warnings(choice)]
-
-
-UNLIMITED = 0.05  # what costs more than this of a utility without a limit is said
 
 
 def limits(rules: Rules) -> str:

@@ -87,7 +87,8 @@ def decide(trial: Trial, measured: Measured) -> tuple[list[Verdict], list[Findin
     An effect reads *supported* if its interval lies above 0, *not supported* if it lies below the margin (the
     trial's smallest difference worth having), *inconclusive* otherwise, also if it could not be measured. A
     claim needs all its effects (for `restored`: one, at a Bonferroni level) in all its families, and its
-    conditions. What is supported must stay so at the Holm-adjusted level over the claims of its group and tasks.
+    conditions. An effect's p is the larger of the bootstrap's and of Student's over units. What is supported
+    must stay so at the Holm-adjusted level over the claims of its group and tasks.
     """
     verdicts: list[Verdict] = []
     findings: list[Finding] = []
@@ -129,7 +130,11 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
     verdict = _all(readings)
     shown = findings if verdict != SUPPORTED else [f for f in findings if f.reading == SUPPORTED]
     any_of = claim.test.rule == "restored"
-    p = _p_value(findings, families) if any_of else max((f.p for f in shown if np.isfinite(f.p)), default=NAN)
+    p = (
+        _p_value(shown, findings, families)
+        if any_of
+        else max((f.p for f in shown if np.isfinite(f.p)), default=NAN)
+    )
     return (
         Verdict(
             claim=claim.id,
@@ -145,15 +150,17 @@ def _decide(trial: Trial, claim: Claim, plan: Plan, task: str, data: TaskData) -
     )
 
 
-def _p_value(findings: Sequence[Finding], families: Sequence[str]) -> float:
-    """Where one effect suffices in every family: the least of each at a Bonferroni level, the largest of those."""
+def _p_value(shown: Sequence[Finding], tried: Sequence[Finding], families: Sequence[str]) -> float:
+    """Where one effect suffices in every family: the largest over families of the least p among those `shown`.
+
+    That least p is multiplied by the number of effects tried in the family (Bonferroni).
+    """
     found = []
     for family in families:
-        mine = [f.p for f in findings if f.student == family]
-        known = [p for p in mine if np.isfinite(p)]
+        known = [f.p for f in shown if f.student == family and np.isfinite(f.p)]
         if not known:
             return NAN
-        found.append(min(known) * len(mine))
+        found.append(min(known) * sum(f.student == family for f in tried))
     return max(found)
 
 
@@ -173,8 +180,9 @@ def _finding(
     gap = stats.from_replicates(effect.draws, n=0, n_seeds=len(effect.units), confidence=confidence)
     sd = float(np.std(effect.units, ddof=1)) if len(effect.units) > 1 else NAN
     margin = trial.margin if effect.margin is None else effect.margin
+    p = float(np.fmax(gap.p, stats.student_p(gap.difference, effect.units)))
     return replace(
-        blank, value=gap.difference, low=gap.low, high=gap.high, p=gap.p, n_seeds=len(effect.units),
+        blank, value=gap.difference, low=gap.low, high=gap.high, p=p, n_seeds=len(effect.units),
         mdd=stats.minimum_detectable(sd, len(effect.units)), seeds_needed=seeds_needed(sd, trial.margin),
         reading=_reading(gap, margin),
     )  # fmt: skip
