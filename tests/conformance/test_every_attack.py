@@ -6,12 +6,14 @@ import copy
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 
+from azeotrope.attacks.adaptive import write
 from azeotrope.attacks.base import AttackRun, Outcome, Service, StudentAttack
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
@@ -33,6 +35,12 @@ TEXT = f"{THINK_OPEN}{THINK_CLOSE}xyzzy"
 PAYING = [(kind, settings) for kind in ATTACKS for settings in ({}, *ATTACK_SETTINGS.get(kind, ()))]
 # These learn from what the student writes itself, which says nothing about the text of the release.
 OWN_TEXT = frozenset({"self_generated", "trace_inversion"})
+
+
+def closed(*asked: Any) -> list[Trace]:
+    """What a model writes, with a reasoning that ends and the lesson's answer: one this small never gets there."""
+    found = write(*asked)
+    return [replace(own, text=f"{THINK_OPEN}{own.text}{THINK_CLOSE}xyzzy", finished=True) for own in found]
 
 
 class Echo(Service):
@@ -213,7 +221,8 @@ def test_the_bill_is_the_declared_budget(kind: str, settings: Mapping[str, Any])
 
 
 @every_attack
-def test_seeds_decide_and_the_release_is_not_modified(kind: str) -> None:
+def test_seeds_decide_and_the_release_is_not_modified(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("azeotrope.attacks.trace_inversion.write", closed)
     attack, release = build(kind), Release.of(traces("release", 10), attack_class(kind).needs)
     kept = copy.deepcopy(release)
     found = []

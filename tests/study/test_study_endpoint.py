@@ -61,9 +61,9 @@ def test_steps_of_a_local_teacher_keep_their_names() -> None:
     """Hours of stored steps are found by these; a change must be meant, and come with a new version."""
     plan = make_plan(load_study(SOURCE / "study" / "demo_quick.yaml"), STAGES)
     found = {step.label: step.id for step in plan.steps}
-    assert found["undistilled · lookup · embedded/student-llama"] == "c47103fbd7187827182c"
-    assert found["release · lookup · none · draw 0"] == "f0ed457400b35ec53062"
-    assert found["attack · lookup · none · sft · embedded/student-llama · draw 0"] == "3d976118129666ea7018"
+    assert found["undistilled · lookup · embedded/student-llama"] == "016d56bff7849ee0dd4c"
+    assert found["release · lookup · none · draw 0"] == "e9137464fab6da3aa9f6"
+    assert found["attack · lookup · none · sft · embedded/student-llama · draw 0"] == "8fe17c31c32e50382940"
 
 
 def test_caps_prices_and_patience_are_no_part_of_a_step() -> None:
@@ -79,7 +79,7 @@ def test_what_changes_the_text_changes_the_step(other: str) -> None:
 
 
 def test_a_step_says_who_answered_and_not_what_may_be_spent() -> None:
-    plan = make_plan(parse_study(teaching.study(f"{NOBODY}?max_cost=5&price_out=2")), STAGES)
+    plan = make_plan(parse_study(teaching.study(f"{NOBODY}?max_cost=5&price_in=0&price_out=2")), STAGES)
     identity = json.dumps([step.identity for step in plan.steps])
     assert "https://nobody.invalid/v1" in identity
     assert not any(word in identity for word in ("max_cost", "price", "OPENAI_API_KEY"))
@@ -197,7 +197,7 @@ def test_the_service_answers_through_the_defense_and_bills(served: Served, tmp_p
 
 
 def test_what_attacks_ask_is_forecast_once_for_all_arms_and_families(tmp_path: Path) -> None:
-    teacher = f"{NOBODY}?price_out=10&max_cost=1&cache={tmp_path}/cache.sqlite"
+    teacher = f"{NOBODY}?price_in=0&price_out=10&max_cost=1&cache={tmp_path}/cache.sqlite"
     attacks = [{"kind": "sft"}, {"kind": "prefill"}, {"kind": "resampled_sft", "queries": 3}]
     students = [{"family": "embedded/student-llama", "bases": 2}, {"family": "embedded/student-gpt2", "bases": 3}]
     found = quote(teacher, specs(teacher, attacks=attacks, students=students, draws=2))
@@ -225,7 +225,7 @@ def test_the_dry_run_says_what_would_be_asked(tmp_path: Path) -> None:
 
 
 def test_the_dry_run_says_what_a_hired_writer_would_be_asked(tmp_path: Path) -> None:
-    writer = f"{NOBODY}?price_out=10&max_cost=1"
+    writer = f"{NOBODY}?price_in=0&price_out=10&max_cost=1"
     students = [{"family": f"embedded/student-{family}", "bases": 1} for family in ("llama", "gpt2")]
     attacks = [{"kind": "sft"}, {"kind": "paraphrase", "writer": writer, "writer_limit": 50}]
     study = teaching.study("embedded/teacher", attacks=attacks, students=students)
