@@ -293,7 +293,7 @@ def pseudo_values(whole: float, without_one: ArrayLike) -> Floats:
 def student_p(estimate: float, units: Floats) -> float:
     """The two-sided p-value of a difference by Student's t over independent units. NaN with fewer than two.
 
-    Resampling few units says too little about far tails: with five of them a bootstrap's p of .002 is one of .02.
+    Resampling few units says too little about far tails, which adjustments for many claims ask about.
     """
     if len(units) < 2 or not np.isfinite(estimate):
         return float("nan")

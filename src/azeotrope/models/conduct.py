@@ -77,10 +77,8 @@ def conduct(
     first = {p.id: trace for p, trace in zip(tests, answered, strict=True)}
     found = []
     for problem, other in asked.rewordings:
-        before, after = (
-            task.grade(problem, first[problem.id].text).answer,
-            task.grade(other, next(said).text).answer,
-        )
+        before = task.grade(problem, first[problem.id].text).answer
+        after = task.grade(other, next(said).text).answer  # read in any case: what follows is in this order
         found.append(Observation(STABILITY, problem.id, float(before is not None and before == after)))
     once = [task.grade(p, next(said).text).refused for p in restricted]
     twice = [task.grade(p, next(said).text).refused for p in again]
