@@ -285,7 +285,7 @@ def test_a_forked_process_is_told(database: Database, folder: Folder, monkeypatc
 # What fails
 
 
-def test_when_too_many_wait_rows_fail_and_requests_can_wait(
+def test_when_too_many_wait_rows_fail(
     database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
@@ -297,13 +297,8 @@ def test_when_too_many_wait_rows_fail_and_requests_can_wait(
             waiting = [log.append(row(n)) for n in range(1, 11)]
             with pytest.raises(AuditFullError, match="10 audit rows wait"):
                 await log.append(row(11))
-            room = asyncio.create_task(log.room())
-            await asyncio.sleep(0.01)
-            assert not room.done()
-        await room
-        await log.append(row(11))
         await asyncio.gather(first, *waiting)
-        await log.room()
+        await log.append(row(11))
         assert log.refused == 1
         await log.close()
 
@@ -338,7 +333,6 @@ def test_a_database_that_is_down_fails_rows_at_once_and_comes_back(
             told = await asyncio.gather(*lost, return_exceptions=True)
             assert {(type(one), str(one)) for one in told} == {(AuditError, "The database is gone.")}
             assert "gone" in log.problem
-            await log.room()  # nobody waits for room that does not come
             before = failed[0]
             while failed[0] < before + 2:
                 await asyncio.sleep(0.01)
@@ -365,6 +359,25 @@ def test_a_short_failure_is_waited_for(
             while failed[0] < 2:
                 await asyncio.sleep(0.01)
         assert (await waiting).seq == 1
+        await log.close()
+
+    asyncio.run(test())
+    assert checked(database, folder).ok
+
+
+def test_a_head_that_cannot_be_signed_for_a_moment_stops_no_row(
+    database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        log = open_audit_log(database, folder, AuditSettings(patience_seconds=60, head_seconds=0.02))
+        await log.append(row(0))
+        with broken(monkeypatch) as failed:  # nothing waits: it is the head that fails
+            while failed[0] < 2:
+                await asyncio.sleep(0.01)
+            assert not log.problem
+            waiting = log.append(row(1))
+        assert (await waiting).seq == 2
+        assert log.refused == 0
         await log.close()
 
     asyncio.run(test())

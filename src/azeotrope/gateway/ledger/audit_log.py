@@ -94,7 +94,6 @@ class AuditLog:
         self._heads = HeadsFile(heads) if heads is not None else None
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
-        self._rooms: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._closing = False
         self._changed = threading.Condition()
         self._pid = os.getpid()
@@ -108,7 +107,7 @@ class AuditLog:
         """Queue a row; the future ends when it is durable. Never blocks.
 
         `original` is kept sealed if the log has a sealer. The future fails with AuditError if the row is not
-        recorded: AuditFullError if too many wait (see `room`), AuditClosedError after `close`.
+        recorded: AuditFullError if too many wait, AuditClosedError after `close`.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
@@ -124,17 +123,6 @@ class AuditLog:
             self.refused += 1
         future.set_exception(error)
         return future
-
-    async def room(self) -> None:
-        """Wait until rows may be queued. Ask before work begins whose row would find no place."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with self._changed:
-                if not self._full() or self.problem or self._closing:
-                    return
-                waiter: asyncio.Future[None] = loop.create_future()
-                self._rooms.append((loop, waiter))
-            await waiter
 
     async def close(self, timeout: float = 30.0) -> None:
         """Write what waits and a final head, and stop. Raises AuditError if that takes longer than `timeout`."""
@@ -190,7 +178,6 @@ class AuditLog:
                     return []
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.settings.batch_rows))]
             self._bytes -= sum(waiting.entry.size for waiting in batch)
-            self._wake_rooms()
         return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
@@ -227,13 +214,22 @@ class AuditLog:
         return self._writer.signed_at + self.settings.head_seconds - time.monotonic()
 
     def _sign(self, *, final: bool = False) -> None:
+        """Sign a head, trying again while there is patience and no row waits: a row's own tries say more."""
         if self.problem:
             return
-        try:
-            self._writer.settle_doubt()
-            self._keep_head(self._writer.sign(final=final))
-        except DatabaseError as error:
-            self._fail(str(error))
+        began = time.monotonic()
+        while True:
+            try:
+                self._writer.settle_doubt()
+                self._keep_head(self._writer.sign(final=final))
+                return
+            except DatabaseError as error:
+                if time.monotonic() - began >= self.settings.patience_seconds:
+                    self._fail(str(error))
+                    return
+            if self._queue:
+                return
+            time.sleep(PAUSE)
 
     def _keep_head(self, head: Head) -> None:
         """Append a committed head to the heads file; one that fails is made up for by the next."""
@@ -256,7 +252,6 @@ class AuditLog:
             self._queue.clear()
             self._bytes = 0
             self.refused += len(lost)
-            self._wake_rooms()
         _report((waiting, AuditError(problem)) for waiting in lost)
 
     def _wait_for_return(self) -> None:
@@ -274,11 +269,6 @@ class AuditLog:
             self._keep_head(head)
             return
 
-    def _wake_rooms(self) -> None:
-        rooms, self._rooms = self._rooms, []
-        for loop, waiter in rooms:
-            _call(loop, _resolve, waiter)
-
 
 def _report(outcomes: Iterable[tuple[_Waiting, Receipt | AuditError | None]]) -> None:
     """Tell the callers, with one wake-up for each event loop."""
@@ -287,17 +277,8 @@ def _report(outcomes: Iterable[tuple[_Waiting, Receipt | AuditError | None]]) ->
         told = outcome or AuditError("The audit row cannot be recorded: a field does not have the type it should.")
         by_loop.setdefault(waiting.loop, []).append((waiting.future, told))
     for loop, told_all in by_loop.items():
-        _call(loop, _resolve_all, told_all)
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: object, argument: object) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(function, argument)  # type: ignore[arg-type]
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve_all, told_all)
 
 
 def _resolve_all(told: list[tuple[asyncio.Future[Receipt], Receipt | AuditError]]) -> None:
