@@ -75,21 +75,19 @@ STUDENTS = (
         tags=False,
     ),
 )
+WIDE = replace(STUDENTS[0], name="student-llama-wide", hidden=96, heads=3)  # differs from its family in size only
 COLD = Recipe(name="proxy-cold", family="qwen2", hidden=96, layers=3, heads=3, reads="base", seed=900)
+SMALL = Recipe(
+    name="proxy-small", family="gpt_neox", hidden=48, layers=2, heads=2, reads="warm", warm_traces=400, seed=901
+)
 PROXIES = (
     COLD,
     replace(COLD, name="proxy", reads="warm", start=COLD.name, warm_traces=400),
     replace(COLD, name="proxy-warm", reads="warm", start=COLD.name, warm_traces=3000, warm_epochs=4),
-    Recipe(
-        name="proxy-small",
-        family="gpt_neox",
-        hidden=48,
-        layers=2,
-        heads=2,
-        reads="warm",
-        warm_traces=400,
-        seed=901,
-    ),
+    SMALL,
+    # With `proxy` and `proxy-small` a square: size and family change one at a time.
+    replace(SMALL, name="proxy-small-qwen", family=COLD.family),
+    replace(SMALL, name="proxy-neox", hidden=COLD.hidden, layers=COLD.layers, heads=COLD.heads),
 )
 BASES = 5
 
@@ -268,7 +266,7 @@ def build(out: Path, only: str | None, missing: bool, note: Callable[[str], None
     out.mkdir(parents=True, exist_ok=True)
     recipes = [TEACHER, *PROXIES]
     for base in range(BASES):
-        for student in STUDENTS:
+        for student in (*STUDENTS, WIDE) if base == 0 else STUDENTS:
             settings = {**asdict(student), "name": f"{student.name}-{base}", "seed": base}
             recipes.append(Recipe(**settings))
     for recipe in recipes:
