@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.clean_matched import CleanMatched
 from azeotrope.attacks.filtered_sft import FilteredSFT
+from azeotrope.attacks.infill import Infill
 from azeotrope.attacks.random_drop import RandomDrop
+from azeotrope.attacks.random_infill import RandomInfill
 from azeotrope.attacks.random_resample import RandomResample
+from azeotrope.attacks.random_weights import RandomWeights
 from azeotrope.attacks.resampled_sft import ResampledSFT
+from azeotrope.attacks.reweighted_sft import ReweightedSFT
 from azeotrope.attacks.sft import SFT
 from azeotrope.attacks.strip_random import StripRandom, nearest
 from azeotrope.attacks.strip_style import StripStyle
@@ -22,10 +26,13 @@ from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.methods import Maturity
 from azeotrope.core.release import Release
 from azeotrope.core.types import THINK_CLOSE, THINK_OPEN, Problem, Trace
+from azeotrope.models.decode import Sample
+from azeotrope.models.lm import LM
+from azeotrope.tasks.base import Grade
 from tiny import Toy, fresh, tiny
 
 QUICK = SFT(epochs=1, lr=1e-2, batch_size=8, curve_points=0)
-CONTROLS = (RandomDrop, RandomResample, StripRandom, CleanMatched)
+CONTROLS = (RandomDrop, RandomInfill, RandomResample, RandomWeights, StripRandom, CleanMatched)
 
 
 def said(*texts: str, **more: object) -> list[Trace]:
@@ -168,3 +175,54 @@ def test_clean_matched_may_have_room_for_nothing() -> None:
 def test_controls_that_need_a_service_say_so(control: type[RandomResample]) -> None:
     with pytest.raises(ConfigError, match="inside a study"):
         control().train([fresh("llama")], Release.of(said("a")), around(1))
+
+
+def test_random_infill_puts_in_as_many_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = said(*[f"{THINK_OPEN} Aa bb. Cc dd. Ee ff. Gg hh.{THINK_CLOSE} h."] * 8)
+
+    def finished(lm: LM, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Sample]:
+        return [Sample((1, 2, 3), True) for _ in prompts]
+
+    monkeypatch.setattr("azeotrope.attacks.infill.decode", finished)
+    monkeypatch.setattr(LM, "decode", lambda lm, ids: " Nn oo. Pp")
+
+    def likely(lm: LM, judged: Sequence[Trace]) -> list[float]:
+        return [0.0 if "Nn oo." in t.prompt else 1.0 for t in judged]  # every bridge helps
+
+    monkeypatch.setattr("azeotrope.attacks.infill.trace_nll", likely)
+    settings = {"sft": QUICK, "share": 0.5}
+    infilled = Infill(**settings).prepare(tiny("llama"), traces, around(8))  # type: ignore[arg-type]
+    drawn = [RandomInfill(**settings).prepare(tiny("llama"), traces, around(8, seed=s)) for s in (3, 3, 4)]  # type: ignore[arg-type]
+    texts = [[t.text for t in lessons.traces] for lessons in drawn]
+    assert infilled.notes["bridged"] > 8
+    count = sum(t.text.count("Nn oo.") for t in infilled.traces)
+    assert all(sum(text.count("Nn oo.") for text in each) == count for each in texts)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0] != [t.text for t in infilled.traces]
+    assert drawn[0].notes == {"bridged": count, "bridged_by_infill": count}
+    assert [text.replace("Nn oo. ", "") for text in texts[0]] == [t.text for t in traces]
+    assert drawn[0].own_tokens > infilled.own_tokens
+
+
+def test_random_infill_gives_up_where_no_sentence_ends() -> None:
+    traces = said(*[f"{THINK_OPEN} Aa bb. Cc dd.{THINK_CLOSE} d."] * 3)
+    lessons = RandomInfill(sft=QUICK, tokens=1).prepare(tiny("llama"), traces, around(3))
+    assert [t.text for t in lessons.traces] == [t.text for t in traces]
+    assert lessons.notes == {"bridged": 0, "bridged_by_infill": 0}
+
+
+def test_random_weights_deals_the_same_weights_out() -> None:
+    class Refusing(Toy):
+        def grade(self, problem: Problem, text: str) -> Grade:
+            return replace(super().grade(problem, text), refused="cannot" in text)
+
+    traces = said(*[f"abc{'de' * k} </think> a" for k in range(12)], "no </think>I cannot", "no </think>I cannot")
+    run = replace(around(14), task=Refusing())
+    theirs = ReweightedSFT(sft=QUICK).prepare(fresh("llama"), traces, run)
+    ours = [RandomWeights(sft=QUICK).prepare(fresh("llama"), traces, replace(run, seed=s)) for s in (3, 3)]
+    assert theirs.weights is not None
+    assert ours[0].weights is not None
+    assert sorted(ours[0].weights) == pytest.approx(sorted(theirs.weights))
+    assert ours[0].weights[:12] != theirs.weights[:12]
+    assert ours[0].weights[12:] == [1.0, 1.0]
+    assert ours[0].weights == ours[1].weights

@@ -21,7 +21,7 @@ from azeotrope.text.segment import boundaries, segment
 
 
 @dataclass(frozen=True, slots=True)
-class _Junction:
+class Junction:
     """The place before a sentence of a trace: where (row, offset), the sentence, its surprise (nats a token).
 
     `tag`: what stands between the place and the sentence, where the sentence is the answer.
@@ -58,9 +58,9 @@ class Infill(AdaptiveSFT):
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Bridge the most surprising junctions."""
-        junctions = sorted(_junctions(lm, traces, self.close), key=lambda j: (-j.surprise, j.row, j.at))
+        junctions = sorted(junctions_of(lm, traces, self.close), key=lambda j: (-j.surprise, j.row, j.at))
         tried = junctions[: round(self.share * len(junctions))]
-        bridges, spent = self._bridges(lm, traces, tried, run)
+        bridges, spent = self.bridges(lm, traces, tried, run)
         after = trace_nll(
             lm, [_before(traces[j.row], j, bridge) for j, bridge in zip(tried, bridges, strict=True)]
         )
@@ -69,17 +69,11 @@ class Infill(AdaptiveSFT):
             for j, bridge, value in zip(tried, bridges, after, strict=True)
             if bridge and value <= j.surprise - self.gain
         ]
-        texts = [trace.text for trace in traces]
-        for j, bridge in sorted(kept, key=lambda item: -item[0].at):  # from the end, so that offsets hold
-            texts[j.row] = texts[j.row][: j.at] + bridge + texts[j.row][j.at :]
-        lessons = [
-            trace if text == trace.text else replace(trace, text=text, n_tokens=0, token_ids=None, moved=None)
-            for trace, text in zip(traces, texts, strict=True)
-        ]
+        lessons = bridged(traces, kept)
         return Lessons(lessons, notes={"tried": len(tried), "bridged": len(kept)}, own_tokens=spent)
 
-    def _bridges(
-        self, lm: LM, traces: Sequence[Trace], tried: Sequence[_Junction], run: AttackRun
+    def bridges(
+        self, lm: LM, traces: Sequence[Trace], tried: Sequence[Junction], run: AttackRun
     ) -> tuple[list[str], int]:
         """One sentence before each junction (empty where none was finished), and the tokens written."""
         if not tried:
@@ -98,7 +92,18 @@ class Infill(AdaptiveSFT):
         return found, sum(len(sample.ids) for sample in samples)
 
 
-def _junctions(lm: LM, traces: Sequence[Trace], close: bool) -> list[_Junction]:
+def bridged(traces: Sequence[Trace], kept: Sequence[tuple[Junction, str]]) -> list[Trace]:
+    """The traces with bridges put in where they belong."""
+    texts = [trace.text for trace in traces]
+    for j, bridge in sorted(kept, key=lambda item: -item[0].at):  # from the end, so that offsets hold
+        texts[j.row] = texts[j.row][: j.at] + bridge + texts[j.row][j.at :]
+    return [
+        trace if text == trace.text else replace(trace, text=text, n_tokens=0, token_ids=None, moved=None)
+        for trace, text in zip(traces, texts, strict=True)
+    ]
+
+
+def junctions_of(lm: LM, traces: Sequence[Trace], close: bool) -> list[Junction]:
     """Every place between two sentences of a reasoning, with the surprise of the second.
 
     With `close` also the place before its end, with that of the answer.
@@ -110,15 +115,15 @@ def _junctions(lm: LM, traces: Sequence[Trace], close: bool) -> list[_Junction]:
         for at, end in pairwise(ends):
             sentence = reasoning[at:end]
             if sentence.strip() and THINK_CLOSE not in sentence:
-                places.append(_Junction(row, at, sentence, 0.0))
+                places.append(Junction(row, at, sentence, 0.0))
             elif close and sentence.strip() == THINK_CLOSE and answer.strip():
                 kept = len(reasoning[:at].rstrip())
-                places.append(_Junction(row, kept, answer, 0.0, reasoning[kept:]))
+                places.append(Junction(row, kept, answer, 0.0, reasoning[kept:]))
     values = trace_nll(lm, [_before(traces[j.row], j, "") for j in places])
     return [replace(j, surprise=value) for j, value in zip(places, values, strict=True)]
 
 
-def _before(trace: Trace, j: _Junction, bridge: str) -> Trace:
+def _before(trace: Trace, j: Junction, bridge: str) -> Trace:
     """The junction's sentence as a completion of everything before it (and a bridge)."""
     head = trace.prompt + trace.text[: j.at] + bridge + j.tag
     return replace(trace, prompt=head.rstrip(), text=" " + j.sentence.strip(), finished=False)

@@ -21,7 +21,8 @@ from azeotrope.models.lm import LM
 class Prefill(AdaptiveSFT):
     """Ask every problem again with the reply's first words given, and train on those traces only.
 
-    Needs an interface that continues a started reply. Q = D further queries.
+    Needs an interface that continues a started reply. Q = D further queries. Its control is `sft`: as many traces
+    of the same service, but for the first words.
     """
 
     kind: ClassVar[str] = "prefill"

@@ -10,7 +10,9 @@ PASSIVE: Final = "sft"  # kind of the attack that takes the release as it is
 LENGTH: Final = "length"
 UTILITIES: Final = ("teacher_accuracy", "trace_validity", "reader_accuracy", "grounding", LENGTH)
 LEAKAGES: Final = ("student_accuracy", "recall_hidden")
-CONTROL_ATTACKS: Final = frozenset({"clean_matched", "random_drop", "random_resample", "strip_random"})
+CONTROL_ATTACKS: Final = frozenset(
+    {"clean_matched", "random_drop", "random_infill", "random_resample", "random_weights", "strip_random"}
+)
 
 
 def is_passive(attack: str) -> bool:
