@@ -23,6 +23,19 @@ from azeotrope.study.tables import TaskData
 PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "tokenizers", "peft", "accelerate")
 
 
+def portable(words: Sequence[str]) -> str:
+    """A command line without the folders of one machine: of an absolute path the name is kept.
+
+    >>> portable(["azeotrope", "run", "/home/me/study.yaml", "--runs=/var/runs", "--workers", "2"])
+    'azeotrope run study.yaml --runs=runs --workers 2'
+    """
+    found = []
+    for word in words:
+        head, sign, path = word.rpartition("=")
+        found.append(f"{head}{sign}{Path(path).name}" if path.startswith("/") else word)
+    return shlex.join(found)
+
+
 def build_manifest(
     plan: Plan,
     store: Store,
@@ -42,7 +55,7 @@ def build_manifest(
         "code_rev": code_revision(),
         "study_hash": study.hash,
         "config": study.model_dump(mode="json"),
-        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or portable([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb()},
         "packages": {
             "python": platform.python_version(),
