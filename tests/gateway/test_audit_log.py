@@ -285,9 +285,7 @@ def test_a_forked_process_is_told(database: Database, folder: Folder, monkeypatc
 # What fails
 
 
-def test_when_too_many_wait_rows_fail(
-    database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_too_many_wait_rows_fail(database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         log = open_audit_log(database, folder, AuditSettings(rows=10, group_seconds=0))
         with database.write():  # somebody holds the lock: the writer waits
