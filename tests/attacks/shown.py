@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from azeotrope.attacks.base import Service
+from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.core.access import Access
 from azeotrope.core.sampling import Sampling
 from azeotrope.core.types import Problem, Trace
@@ -17,6 +17,7 @@ from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM
 from azeotrope.models.replay import replay
+from tiny import Toy
 
 
 class Shown(Service):
@@ -27,7 +28,9 @@ class Shown(Service):
         self.lm = lm
         self.leaks: Sequence[Trace] = ()
 
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
         raise AssertionError("distillation asks for no further texts")
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:
@@ -52,14 +55,17 @@ class Shown(Service):
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         return Shown.logprobs(self, traces)
 
-    def biased(self, traces: Sequence[Trace], groups_GK: torch.Tensor) -> list[Exposure]:
+    def biased(
+        self, traces: Sequence[Trace], groups_GK: torch.Tensor, offsets_GK: torch.Tensor | None = None
+    ) -> list[Exposure]:
         """By biasing for real: 50 nats, and the largest shown of all."""
         found = []
+        more_GK = (torch.zeros(groups_GK.shape) if offsets_GK is None else offsets_GK).double()
         for one in self.logprobs(traces, released=True):
             rows = []
             for logits_V in one.known_TK:
-                for group_K in groups_GK:
-                    biased_V = logits_V.double().index_add(0, group_K, torch.full(group_K.shape, 50.0).double())
+                for group_K, offset_K in zip(groups_GK, more_GK, strict=True):
+                    biased_V = logits_V.double().index_add(0, group_K, 50.0 + offset_K)
                     rows.append(torch.log_softmax(biased_V, -1).topk(len(group_K)))
             known, ids = torch.stack([row.values for row in rows]), torch.stack([row.indices for row in rows])
             tokens = tuple(token for token in one.tokens for _ in range(len(groups_GK)))
@@ -86,3 +92,11 @@ class Mapped(Shown):
             replace(e, known_TK=torch.log_softmax(lowrank.transform(e.known_TK, self.a_VR, self.b_RV), -1))
             for e in found
         ]
+
+
+def lesson(n: int) -> list[Trace]:
+    return [Trace(problem_id=p.id, prompt=p.prompt, text="xyzzy") for p in Toy().problems("release", n)]
+
+
+def world(service: Shown, n: int) -> AttackRun:
+    return AttackRun(seed=0, task=Toy(), problems=Toy().problems("release", n), service=service)

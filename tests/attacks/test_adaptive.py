@@ -16,6 +16,7 @@ from azeotrope.attacks.answers_only import AnswersOnly
 from azeotrope.attacks.base import AttackRun, Service
 from azeotrope.attacks.clean_mix import CleanMix
 from azeotrope.attacks.filtered_sft import FilteredSFT, repeated
+from azeotrope.attacks.greedy_sft import GreedySFT
 from azeotrope.attacks.infill import Infill
 from azeotrope.attacks.paraphrase import Paraphrase
 from azeotrope.attacks.prefill import Prefill
@@ -53,7 +54,9 @@ class Scripted(Service):
         super().__init__()
         self.texts, self.prefixes, self.seeds = list(texts), [], []
 
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
         self.prefixes.append(prefix)
         self.seeds.append(seed)
         text = self.texts.pop(0)
@@ -400,3 +403,16 @@ def test_what_needs_a_service_says_so(attack: Prefill) -> None:
 def test_problems_and_traces_must_match() -> None:
     with pytest.raises(ConfigError, match="names 5 problems, but the release has 12"):
         StripStyle().train([fresh("llama")], Release.of(said("abc")), around(n=5))
+
+
+def test_the_likeliest_texts_take_the_place_of_the_release() -> None:
+    class Decided(Scripted):
+        def ask(self, problems, *, seed, prefix="", greedy=False):  # type: ignore[no-untyped-def]
+            assert greedy
+            return super().ask(problems, seed=seed, prefix=prefix)
+
+    service = Decided("<think>sure</think> The answer is 4.")
+    lessons = GreedySFT().prepare(fresh("llama"), said("<think>slip</think> The answer is 4."), around(service))
+    assert {t.text for t in lessons.traces} == {"<think>sure</think> The answer is 4."}
+    assert lessons.notes == {"differ": 12}
+    assert service.queries == GreedySFT().budget.billed(12)

@@ -50,7 +50,9 @@ class Numbered(Service):
         super().__init__()
         self.clean, self.seeds = list(clean), list[int]()
 
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
         self.seeds.append(seed)
         self.queries += len(problems)
         text = f"a{len(self.seeds)}"

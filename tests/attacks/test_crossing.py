@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from shown import Shown
 
 from azeotrope.attacks.alm import ALM
 from azeotrope.attacks.base import AttackRun
-from azeotrope.attacks.crossing import AcrossTokenizers, ChunkByChunk
+from azeotrope.attacks.crossing import AcrossTokenizers, ChunkByChunk, Compared
 from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.gold import Gold
 from azeotrope.attacks.guide import Target
@@ -93,6 +95,25 @@ def test_with_two_tokenizers_whole_chunks_are_compared(teacher: LM) -> None:
     part = Target(target.known_NK[keep], None, target.rows_N[keep], target.own_B, target.index_B)
     fewer = guide.compared(logits[keep], labels[keep], part)
     assert len(found.student_total_M) - len(fewer.student_total_M) == int((first.end_M > 9).sum())
+
+
+def test_matched_tokens_are_compared_by_name_and_others_by_rank() -> None:
+    """By brute force: the teacher has 4 tokens, the student 5, and two of each are spelled alike."""
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(3, n, generator=generator).double().log_softmax(-1) for n in (4, 5))
+    rest = -torch.rand(2, 3, generator=generator).double()  # of the chunks' other tokens
+    found = Compared(teacher, student, rest[0], rest[1], rest[0], rest[1])
+    ours, theirs, beta = torch.tensor([3, 0]), torch.tensor([1, 2]), 0.3
+    got = Gold(beta=beta).divergence(found, (ours, theirs))
+    for m in range(3):
+        p, q = ((a[m] + r[m]).exp().tolist() for a, r in ((teacher, rest[0]), (student, rest[1])))
+        alike = 0.0
+        for i, j in ((3, 1), (0, 2)):
+            middle = beta * p[j] + (1 - beta) * q[i]
+            alike += beta * p[j] * math.log(p[j] / middle) + (1 - beta) * q[i] * math.log(q[i] / middle)
+        left, right = sorted([p[0], p[3], 0.0], reverse=True), sorted([q[1], q[2], q[4]], reverse=True)
+        others = sum(abs(a - b) for a, b in zip(left, right, strict=True))
+        assert got[m].item() == pytest.approx(2 / 5 * alike + 3 / 5 * others)
 
 
 @pytest.mark.parametrize("attack", [ULD(sft=QUICK), Gold(sft=QUICK, on_policy=0.25, warmup=0), ALM(sft=QUICK)])

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from shown import Mapped, Shown
+from shown import Shown, lesson, world
 
 from azeotrope.attacks.agreement_kd import AgreementKD, said
 from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.clean_kd import CleanKD
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
 from azeotrope.attacks.distillm2 import DistiLLM2
-from azeotrope.attacks.extracted_kd import ExtractedKD, grouped
 from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.guide import Target
-from azeotrope.attacks.inverse_map import InverseMap
 from azeotrope.attacks.minillm import MiniLLM, later
 from azeotrope.attacks.sampled_kd import SampledKD
 from azeotrope.attacks.sft import SFT
 from azeotrope.core.access import Access
-from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
-from azeotrope.core.types import Trace
 from azeotrope.maths import divergences
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.scoring import token_nll, trace_nll
-from tiny import Toy, fresh
+from tiny import fresh
 
 QUICK = SFT(epochs=1, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False)
 V = 9
@@ -164,14 +156,6 @@ def test_one_word_estimates_the_divergence() -> None:
     assert torch.equal(capped[~ahead], free[~ahead])
 
 
-def lesson(n: int) -> list[Trace]:
-    return [Trace(problem_id=p.id, prompt=p.prompt, text="xyzzy") for p in Toy().problems("release", n)]
-
-
-def world(service: Shown, n: int) -> AttackRun:
-    return AttackRun(seed=0, task=Toy(), problems=Toy().problems("release", n), service=service)
-
-
 @pytest.mark.parametrize("kind", [MiniLLM, DistiLLM2, AgreementKD])
 def test_they_learn_the_lesson(kind: type[Distillation]) -> None:
     traces, teacher, attack = lesson(24), fresh("llama", spread=0.2), kind(sft=QUICK, warmup=0)
@@ -199,136 +183,6 @@ def test_leaked_words_replace_released_ones() -> None:
     outcome = CleanKD(sft=QUICK, share=0.25).train([fresh("llama", seed=4)], release, world(service, 24))
     assert outcome.notes["bases"] == [{"traces": 24, "leaked": 6}]
     assert outcome.queries == 12, "six leaked texts, and log-probabilities along them"
-
-
-def test_a_map_of_the_logits_is_undone() -> None:
-    traces, teacher = lesson(60), fresh("llama", spread=0.5)
-    service = Mapped(teacher, rank=5)
-    run = world(service, 60)
-    released = service.logprobs(traces, released=True)
-    made = InverseMap(pairs=40, ridge=1e-9).prepare(traces, released, run, service)
-    recovered, notes = made.shown, made.notes
-    assert service.queries == 40
-    assert float(notes["kl_before"]) > 0.05  # type: ignore[arg-type]
-    assert float(notes["kl_after"]) < 1e-6  # type: ignore[arg-type]
-    clean = Shown(teacher).logprobs(traces)[40:]
-    held, shown = (
-        [float(divergences.forward_kl(c.known_TK, e.known_TK).mean()) for c, e in zip(clean, part, strict=True)]
-        for part in (recovered[40:], service.logprobs(traces)[40:])
-    )
-    assert max(held) < 1e-2 * min(shown), "texts that were not among the pairs are recovered too"
-
-    (again,) = made.mend(service.logprobs(traces[50:51]))
-    assert torch.allclose(again.known_TK, recovered[50].known_TK, atol=1e-4), (
-        "what is shown along own texts is mended, too"
-    )
-
-    class Few(Mapped):
-        def logprobs(self, traces, *, access=Access.FULL_LOGITS, released=False):  # type: ignore[no-untyped-def]
-            return [e.top(3) for e in super().logprobs(traces, access=access, released=released)]
-
-    few = Few(teacher, rank=5)
-    made = InverseMap().prepare(traces, few.logprobs(traces, released=True), run, few)
-    assert "not all logits" in str(made.notes["inverse"])
-    assert few.queries == 0
-
-
-def test_a_public_model_stands_in_for_the_leak() -> None:
-    traces, teacher = lesson(60), fresh("llama", spread=0.5)
-    teacher.ref = "public"
-    service = Mapped(teacher, rank=5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("azeotrope.attacks.inverse_map.load", {"public": teacher}.__getitem__)
-        made = InverseMap(sibling="public", ridge=1e-9).prepare(
-            traces, service.logprobs(traces, released=True), world(service, 60), service
-        )
-    assert (service.queries, InverseMap(sibling="public").budget.leaked) == (0, 0)
-    assert made.notes["texts"] == 60
-    assert float(made.notes["kl_after"]) < 1e-4  # type: ignore[arg-type]
-
-
-def test_what_is_hidden_behind_the_largest_is_read_through_bias() -> None:
-    traces, teacher = lesson(20), fresh("llama", spread=0.5)
-    clean = Shown(teacher).logprobs(traces)
-    service = Mapped(teacher, rank=5)
-    mapped = service.logprobs(traces, released=True)
-    few = [one.top(5) for one in mapped]
-    made = ExtractedKD(invert=False).prepare(traces, few, world(service, 20), service)
-    groups = math.ceil((teacher.vocab_size - 1) / 4)
-    assert service.queries == made.notes["probes"] == groups * sum(len(one.tokens) for one in few)
-    for one, whole in zip(made.shown, mapped, strict=True):
-        assert one.ids_TK is None
-        assert torch.allclose(one.known_TK, whole.known_TK, atol=1e-3)
-    undone = ExtractedKD(pairs=16, ridge=1e-9).prepare(traces, few, world(service, 20), service)
-    for one, true, shown in zip(undone.shown[16:], clean[16:], mapped[16:], strict=True):
-        gaps = [float(divergences.forward_kl(true.known_TK, e.known_TK).mean()) for e in (one, shown)]
-        assert gaps[0] < 0.1 * gaps[1]
-
-
-def test_a_leak_of_the_largest_undoes_no_map() -> None:
-    """What was read through bias is distilled as it is."""
-
-    class Cut(Mapped):
-        def leak_logprobs(self, traces):  # type: ignore[no-untyped-def]
-            return [one.top(5) for one in super().leak_logprobs(traces)]
-
-    traces, service = lesson(8), Cut(fresh("llama", spread=0.5), rank=5)
-    mapped = service.logprobs(traces, released=True)
-    made = ExtractedKD().prepare(traces, [one.top(5) for one in mapped], world(service, 8), service)
-    assert "not all undefended logits" in str(made.notes["inverse"])
-    for one, whole in zip(made.shown, mapped, strict=True):
-        assert torch.allclose(one.known_TK, whole.known_TK, atol=1e-3)
-
-
-def test_one_shown_token_tells_nothing_of_others() -> None:
-    traces, service = lesson(4), Shown(fresh("llama"))
-    few = [one.top(1) for one in service.logprobs(traces, released=True)]
-    made = ExtractedKD().prepare(traces, few, world(service, 4), service)
-    assert (service.queries, list(made.shown), made.notes) == (0, few, {"probes": 0})
-    with pytest.raises(ValidationError, match="leave on_policy at 0"):
-        ExtractedKD(on_policy=0.5)
-
-
-def test_a_padded_head_is_refused_before_a_probe_is_paid_for() -> None:
-    service, lm = Shown(fresh("llama")), fresh("llama", seed=4)
-    ExtractedKD().check(lm, service)
-    lm.model.resize_token_embeddings(lm.vocab_size + 8)
-    with pytest.raises(ConfigError, match=r"can ask for the \d+ ids of the tokenizer.*resize_token_embeddings"):
-        ExtractedKD(sft=QUICK).train([lm], Release.of(lesson(8), Access.FULL_LOGITS), world(service, 8))
-    assert service.queries == 0
-
-
-@given(st.integers(2, 40), st.integers(2, 12))
-def test_groups_hold_every_token_and_the_reference(size: int, k: int) -> None:
-    groups = grouped(size, min(k, size))
-    assert set(groups.flatten().tolist()) == set(range(size))
-    assert (groups[:, 0] == 0).all()
-    assert all(len(set(row)) == len(row) for row in groups.tolist())
-
-
-def test_own_texts_are_followed_as_mended() -> None:
-    """The loss along the student's own text reads recovered logits, not those that the service shows."""
-    traces, teacher = lesson(60), fresh("llama", spread=0.5)
-    service = Mapped(teacher, rank=5)
-    attack = InverseMap(pairs=40, ridge=1e-9, on_policy=0.5, sft=QUICK)
-    run = world(service, 60)
-    made = attack.prepare(traces, service.logprobs(traces, released=True), run, service)
-    guide = attack.follow(fresh("llama", seed=4), Source(attack, made, run, service, 0))
-    own = guide.renew(fresh("llama", seed=4), 0)
-    assert own
-    for text, seen in own.values():
-        (clean,) = Shown(teacher).logprobs([text])
-        (raw,) = service.logprobs([text])
-        assert seen is not None
-        gaps = [float(divergences.forward_kl(clean.known_TK, e.known_TK).mean()) for e in (seen, raw)]
-        assert gaps[0] < 0.1 * gaps[1]
-
-
-def test_a_public_model_needs_the_same_vocabulary() -> None:
-    service = Shown(fresh("llama"))
-    attack, shown = InverseMap(sibling="embedded/proxy-small"), service.logprobs(lesson(4), released=True)
-    with pytest.raises(ConfigError, match="another vocabulary"):
-        attack.prepare(lesson(4), shown, world(service, 4), service)
 
 
 def test_token_losses_add_up() -> None:

@@ -47,6 +47,10 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
             {"serve": "unmerged", "maps": 3},
         )
     ),
+    "shuffled_map": (
+        {**TRAINED, "rank": 3},
+        {**TRAINED, "rank": 3, "serve": "unmerged", "maps": 3},
+    ),
     "doge": tuple(
         {**TRAINED, **more} for more in ({"more_proxies": ("tiny too",)}, {"rank": 3, "serve": "unmerged"})
     ),
@@ -61,6 +65,7 @@ ATTACK_SETTINGS: Mapping[str, tuple[Json, ...]] = {  # beside the defaults, wher
     "clean_mix": ({"share": 0.35}, {"share": 0.0}),
     "gkd": ({"warmup": 0},),
     "gold": ({"warmup": 0},),
+    "inverse_map": ({"asks": 3},),
     "minillm": ({"warmup": 0},),
     "random_resample": ({"queries": 1}, {"queries": 5}),
     "resampled_sft": ({"queries": 1}, {"queries": 5}),

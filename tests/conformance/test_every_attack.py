@@ -46,7 +46,9 @@ def closed(*asked: Any) -> list[Trace]:
 class Echo(Service):
     """A teacher that always says the lesson."""
 
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
         self.queries += len(problems)
         self.tokens += 5 * len(problems)
         return [Trace(problem_id=p.id, prompt=p.prompt, text=TEXT) for p in problems]
@@ -57,7 +59,9 @@ class Echo(Service):
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         return self.logprobs(traces)
 
-    def biased(self, traces: Sequence[Trace], groups_GK: torch.Tensor) -> list[Exposure]:
+    def biased(
+        self, traces: Sequence[Trace], groups_GK: torch.Tensor, offsets_GK: torch.Tensor | None = None
+    ) -> list[Exposure]:
         found = []
         for one in self.logprobs(traces, released=True):
             rows, groups = len(one.tokens), len(groups_GK)

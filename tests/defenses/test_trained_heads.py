@@ -19,7 +19,9 @@ from azeotrope.defenses.cmi import CMI
 from azeotrope.defenses.cmim import CMIM
 from azeotrope.defenses.doge import DOGe
 from azeotrope.defenses.mcmi import MCMI
+from azeotrope.defenses.shuffled_map import ShuffledMap, matched, shuffled
 from azeotrope.defenses.trained_head import TrainedHead
+from azeotrope.maths import divergences
 from azeotrope.models.edit_choice import ChosenEditRule
 from azeotrope.models.head_edit import EditRule, HeadShift, LogitMap
 from azeotrope.models.sample import generate
@@ -29,6 +31,7 @@ from tiny import Toy, fresh, toy_traces
 QUICK: dict[str, Any] = {"holdout": 12, "epochs": 3, "lr": 0.02, "checks": 2, "problems": 4, "batch_size": 4}
 METHODS: dict[str, Callable[..., TrainedHead]] = {
     "cmi": lambda **more: CMI(**{**QUICK, "rank": 3, **more}),
+    "shuffled_map": lambda **more: ShuffledMap(**{**QUICK, "rank": 3, **more}),
     "doge": lambda **more: DOGe(**{**QUICK, **more}),
     "doge, low rank": lambda **more: DOGe(**{**QUICK, "rank": 3, **more}),
     "cmim": lambda **more: CMIM(**{**QUICK, "least": 3, **more}),
@@ -84,7 +87,7 @@ def test_one_training_serves_every_strength_and_way_of_serving(name: str, traini
     assert len(trainings) == 1
     edits = [rule.edit for rule in rules if isinstance(rule, EditRule)]
     assert [edit.scale for edit in edits] == [1.0, 0.5]
-    assert type(edits[0]) is (LogitMap if name == "cmi" or "low rank" in name else HeadShift)
+    assert type(edits[0]) is (HeadShift if name in ("doge", "cmim", "mcmi") else LogitMap)
     make(lam=0.123).bind(bench)
     assert len(trainings) == 2
     again = workplace()
@@ -115,10 +118,13 @@ def test_the_record_says_what_was_done(name: str) -> None:
     make().bind(bench)
     (notes,) = bench.notes.values()
     assert notes["measured_at_scale"] == 1.0
-    assert [c["step"] for c in notes["checkpoints"]] == [4, 9]  # 3 epochs of 3 steps: 9 traces, 4 at a time
+    steps = [4, 9]  # 3 epochs of 3 steps: 9 traces, 4 at a time
+    shown = [c["step"] for c in notes["checkpoints"]]
+    assert shown == (steps if name != "shuffled_map" else [notes["chosen_step"]])
     assert notes["chosen_step"] in (4, 9)
     assert {"agreement", "kl", "tokens", "clean_accuracy", "kept"} <= set(notes)
-    own = {"cmi": "cosine_held_out", "doge": "divergence_reasoning_after"}.get(bench_kind(name), "classes_cover")
+    named = {"cmi": "cosine_held_out", "shuffled_map": "kl_wanted", "doge": "divergence_reasoning_after"}
+    own = named.get(bench_kind(name), "classes_cover")
     assert own in notes
 
 
@@ -203,3 +209,28 @@ def test_a_task_without_reasoning_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(bench, "holdout", lambda n: silent[:n])
     with pytest.raises(ConfigError, match="has a reasoning token"):
         METHODS["doge"]().bind(bench)
+
+
+def test_the_shuffled_map_is_as_large_as_the_trained_one_and_no_more() -> None:
+    bench = workplace()
+    for make in (METHODS["cmi"], METHODS["shuffled_map"]):
+        make(lam=3.0).bind(bench)
+    trained, control = bench.notes["cmi"], bench.notes["shuffled_map"]
+    assert control["kl"] == pytest.approx(trained["kl"], rel=1e-3)
+    assert control["kl_wanted"] == trained["kl"], "the same map was trained for both"
+    assert control["trained_measure"] == trained["cosine_held_out"]
+    one, other = (edit for key, edit in sorted(bench.fitted.items()) if "map" in key or key.startswith("cmi"))
+    assert torch.equal(one["b_RV"].sort(-1).values, other["b_RV"].sort(-1).values), "the same numbers elsewhere"
+    ratio = other["a_VR"].sort(0).values / one["a_VR"].sort(0).values
+    assert torch.allclose(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4)
+    assert not torch.equal(one["b_RV"], other["b_RV"])
+
+
+def test_a_map_is_scaled_to_a_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a_VR, b_RV = torch.randn(9, 2, generator=generator), torch.randn(2, 9, generator=generator)
+    edit, logits = LogitMap(a_VR, b_RV - b_RV.mean(-1, keepdim=True)), torch.randn(50, 9, generator=generator)
+    clean = torch.log_softmax(logits.double(), -1)
+    for size in (0.0, 0.01, 0.3):
+        moved = torch.log_softmax(matched(shuffled(edit, 1), logits, size).shift(logits, None, 1.0).double(), -1)
+        assert float(divergences.forward_kl(clean, moved).mean()) == pytest.approx(size, rel=1e-3, abs=1e-6)

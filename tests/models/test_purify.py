@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.types import Trace
 from azeotrope.defenses.cmi import CMI
+from azeotrope.maths import lowrank
 from azeotrope.models.corpus import read
 from azeotrope.models.head_edit import HeadEdit, LogitMap
 from azeotrope.models.head_training import Trained, Training, train
@@ -95,12 +96,15 @@ def test_the_block_gradient_is_that_of_the_loss() -> None:
     assert (up - down) / 2e-2 == pytest.approx(float(gradient.norm()), rel=0.05)
 
 
-def test_the_gram_trick_is_used_where_it_is_smaller() -> None:
+def test_the_gram_trick_is_used_where_it_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    for n in (3, 90):  # 9 < 40 · 5 < 8100
+    inner, used = lowrank.cosine, []
+    monkeypatch.setattr(lowrank, "cosine", lambda u, v, h: used.append(len(h)) or inner(u, v, h))
+    for n in (3, 14, 15, 90):  # 14² < 40 · 5 < 15²
         u, v, h = (torch.randn(n, size, generator=generator) for size in (40, 40, 5))
         expected = torch.nn.functional.cosine_similarity((u.T @ h).flatten(), (v.T @ h).flatten(), dim=0)
         assert head_cosine(u, v, h).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert used == [3, 14]
 
 
 def test_bad_input_is_named() -> None:

@@ -44,3 +44,13 @@ def test_what_was_not_measured_is_said(finished_run: Path) -> None:
 def test_a_run_without_edits_has_no_section(finished_run: Path) -> None:
     assert "edits" in [section.name for section in shown(load_run(finished_run))]
     assert "edits" not in [section.name for section in shown(replace(load_run(finished_run), edits=None))]
+
+
+def test_an_edit_that_costs_more_than_was_allowed_is_told(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    assert run.edits is not None
+    beyond = run.edits.with_columns(kept=pl.col("draw") == 0)
+    sentence = told(replace(run, edits=beyond))[0].sentence
+    assert (
+        "(before: 99.0 %); 1 of 2 cost the teacher more than was allowed, as no checkpoint did better;" in sentence
+    )

@@ -278,6 +278,11 @@ def test_attacks_below_others() -> None:
     assert (verdict, len(effects), sizes) == (NOT_SUPPORTED, 2, pytest.approx([0.1, -0.2]))
     other = {**both, "reference_arm": "none"}  # students of the undefended teacher are at .9
     assert three_attacks(other, values)[::2] == (SUPPORTED, pytest.approx([0.5, 0.2]))
+    above = {**both, "slack": 0.1}  # 20 points above are too much, 10 below are not
+    verdict, effects, sizes = three_attacks(above, values)
+    assert (verdict, sizes) == (NOT_SUPPORTED, pytest.approx([0.2, -0.1]))
+    assert effects[1] == "sft(epochs=6) at most 10 points above sft"
+    assert three_attacks({**above, "slack": 0.25}, values)[0] == SUPPORTED
     with pytest.raises(ConfigError, match="none of the attacks"):
         three_attacks({**rule, "references": ["stf"]}, values)
 

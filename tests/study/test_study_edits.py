@@ -32,7 +32,10 @@ class Trained(FakeStages):
         told = json.loads((out / "info.json").read_text())
         kinds = [settings["kind"] for settings in spec.arm]
         if "ads" in kinds:
-            told["cmi"] = record(-0.3, cmi_before=0.1, cmi_after=0.08, cmi_change=-0.02, cmi_change_se=0.01)
+            swept = [{"temperature": t, "cmi_before": 0.1 * t, "cmi_after": 0.08 * t} for t in (0.5, 2.0)]
+            told["cmi"] = record(
+                -0.3, cmi_before=0.1, cmi_after=0.08, cmi_change=-0.02, cmi_change_se=0.01, cmi_sweep=swept
+            )
         if "temperature" in kinds:
             told["cmi"] = {"maps": 2, "caution": "a word", "each": [record(-0.1), record(-0.2)]}
         (out / "info.json").write_text(json.dumps(told))
@@ -48,6 +51,11 @@ def test_one_row_an_edit(tmp_path: Path) -> None:
     assert (one["measure"], one["first"], one["held_out"], one["edit"]) == ("cosine", 1.0, -0.3, 0)
     assert (one["accuracy"], one["chosen_step"], one["steps"], one["n"]) == (0.94, 4, 6, 700)
     assert (one["cmi_change"], one["cmi_change_se"], one["curve"]) == (-0.02, 0.01, [1.0, 0.4, -0.3])
+    assert (one["temperatures"], one["swept_before"], one["swept_after"]) == (
+        [0.5, 2.0],
+        [0.05, 0.2],
+        [0.04, 0.16],
+    )
     several = frame.filter(pl.col("arm").str.starts_with("temperature"))
     assert several["edit"].unique().sort().to_list() == [0, 1]
     assert several["cmi_before"].null_count() == len(several)

@@ -150,6 +150,35 @@ def test_arms_that_differ_in_what_they_show_share_releases_and_attacks_on_text()
     assert [len(spec.surfaces) for spec in specs if isinstance(spec, AttackSpec)] == [0, 1]
 
 
+def test_every_further_request_may_go_another_way() -> None:
+    """A permutation drawn by the request's seed: the release's own, another for every further request or probe."""
+    spec = service(Access.FULL_LOGITS, ({"kind": "permutation", "lam": 2.0},)).spec
+    asked = DefendedService(spec, access=Access.FULL_LOGITS)
+    traces = asked.ask(bench_of(spec).task.problems("release", 1), seed=2)
+    (own,), (same,) = (asked.logprobs(traces, released=True) for _ in range(2))
+    (one,), (again,), (other,) = (asked.logprobs_again(traces, again=k) for k in (1, 1, 2))
+    assert torch.equal(own.known_TK, same.known_TK)
+    assert torch.equal(one.known_TK, again.known_TK)
+    assert not torch.allclose(own.known_TK, one.known_TK, atol=1e-3)
+    assert not torch.allclose(one.known_TK, other.known_TK, atol=1e-3)
+    assert asked.queries == 1 + 3
+    (probed,) = asked.biased(traces, torch.arange(own.known_TK.shape[1])[None])
+    order = probed.ids_TK.argsort(-1)  # type: ignore[union-attr]
+    assert not torch.allclose(probed.known_TK.gather(-1, order), own.known_TK, atol=1e-3)
+    with pytest.raises(ConfigError, match="text only"):
+        service(Access.TEXT).logprobs_again(traces, again=1)
+
+
+def test_who_asks_greedily_gets_the_likeliest_token_of_the_defended_distribution() -> None:
+    asked = service(Access.FULL_LOGITS, ({"kind": "temperature", "heat": 0.5},))
+    problems = bench_of(asked.spec).task.problems("release", 3)
+    one, other = (asked.ask(problems, seed=seed, greedy=True) for seed in (1, 2))
+    assert [t.text for t in one] == [t.text for t in other]
+    for trace, shown in zip(one, asked.logprobs(one), strict=True):
+        assert tuple(shown.known_TK.argmax(-1).tolist()) == trace.token_ids
+    assert asked.queries == 3 * 3
+
+
 def test_surfaces_of_a_spec_act_in_the_service() -> None:
     spec = service(Access.FULL_LOGITS).spec
     full = DefendedService(spec, access=Access.FULL_LOGITS)

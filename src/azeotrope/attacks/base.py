@@ -41,8 +41,13 @@ class Service(ABC):
         self.tokens = 0
 
     @abstractmethod
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
-        """One defended completion a problem, each beginning with `prefix`; a fresh one for every seed."""
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
+        """One defended completion a problem, each beginning with `prefix`; a fresh one for every seed.
+
+        `greedy`: the likeliest token of the defended distribution at every step, whatever the seed.
+        """
 
     def logprobs(
         self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
@@ -55,6 +60,15 @@ class Service(ABC):
         """
         raise ConfigError("This service returns text only; release logprobs or choose another attack.")
 
+    def logprobs_again(
+        self, traces: Sequence[Trace], *, again: int, access: Access = Access.FULL_LOGITS
+    ) -> list[Exposure]:
+        """The same along the same texts, asked for once more: another answer where requests are treated apart.
+
+        `again` numbers the requests from 1 on. Billed. Raises ConfigError if the service shows none.
+        """
+        return self.logprobs(traces, access=access)
+
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         """The *undefended* distributions along texts: what somebody recorded before the defense was there.
 
@@ -62,12 +76,14 @@ class Service(ABC):
         """
         raise ConfigError("This service returns text only; release logprobs or choose another attack.")
 
-    def biased(self, traces: Sequence[Trace], groups_GK: Tensor) -> list[Exposure]:
+    def biased(
+        self, traces: Sequence[Trace], groups_GK: Tensor, offsets_GK: Tensor | None = None
+    ) -> list[Exposure]:
         """What is shown along texts where the tokens of a group are biased upward together, beyond all others.
 
         One exposure a trace, with a row for every token of the text and, within it, for every group of token ids
-        (T·G rows). Each row is a billed reply of one token. Raises ConfigError if the service shows no
-        log-probabilities or takes no `logit_bias`.
+        (T·G rows). Each row is a billed reply of one token. `offsets_GK` are nats by which the biases of a group's
+        tokens differ. Raises ConfigError if the service shows no log-probabilities or takes no `logit_bias`.
         """
         raise ConfigError("This service takes no logit_bias; choose another attack.")
 

@@ -19,6 +19,7 @@ from azeotrope.attacks.inverse_map import InverseMap
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
 from azeotrope.core.errors import ConfigError
+from azeotrope.core.seeds import derive
 from azeotrope.core.types import Paper, Trace
 from azeotrope.maths import extraction
 from azeotrope.models.exposure import Exposure
@@ -30,24 +31,31 @@ class ExtractedKD(InverseMap):
 
     Where K of V log-probabilities are shown, (V − 1)/(K − 1) replies a token, each with K − 1 tokens and one
     reference biased upward together, show all of them (arXiv 2403.06634, `azeotrope extract` over HTTP): the bias
-    cancels in z_i − z_R = lp_i − lp_R. Rounding stays. `invert` then learns the inverse of a map of the logits, as
-    `inverse_map` does. Assumes that the service accepts `logit_bias`; where it shows one log-probability or none,
-    this is what `inverse_map` makes of it: fine-tuning on what is shown.
+    cancels in z_i − z_R = lp_i − lp_R. Where numbers are rounded to `step` nats, `dither` readings with biases
+    that differ by fractions of the step average to the number between; at 1 the rounding stays. `invert` then
+    learns the inverse of a map of the logits, as `inverse_map` does. Assumes that the service accepts
+    `logit_bias`; where it shows one log-probability or none, this is what `inverse_map` makes of it: fine-tuning
+    on what is shown.
     """
 
     kind: ClassVar[str] = "extracted_kd"
+    version: ClassVar[int] = 2
     summary: ClassVar[str] = "read all logits through logit_bias, undo their map, then distil"
     paper: ClassVar[Paper | None] = Paper(
         id="2403.06634", title="Stealing Part of a Production Language Model", equations=("§5",)
     )
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
 
+    dither: int = Field(default=1, ge=1, description="readings of every group, to see through rounding")
+    step: float = Field(default=1.0, gt=0, description="nats to which the service rounds, for dither above 1")
     invert: bool = Field(default=True, description="whether a map of the recovered logits is undone")
 
     @model_validator(mode="after")
     def _release_only(self) -> Self:
         if self.on_policy:
             raise ValueError("extracted_kd reads logits along the release; leave on_policy at 0")
+        if self.asks > 1:
+            raise ValueError("every probe of extracted_kd is a request of its own already; leave asks at 1")
         return self
 
     @property
@@ -75,15 +83,34 @@ class ExtractedKD(InverseMap):
         size = _ids(service)
         groups_GK = grouped(size, min(k, size))
         before = service.queries
-        replies = zip(shown, service.biased(traces, groups_GK), strict=True)
-        whole = [
-            replace(one, known_TK=assembled(found, len(one.tokens), size), ids_TK=None) for one, found in replies
-        ]
+        read = self._read(traces, groups_GK, size, run, service)
+        whole = [replace(one, known_TK=known_TV, ids_TK=None) for one, known_TV in zip(shown, read, strict=True)]
         notes: dict[str, object] = {"probes": service.queries - before}
         if not self.invert:
             return Material(traces, whole, notes)
         made = super().prepare(traces, whole, run, service)
         return replace(made, notes={**made.notes, **notes})
+
+    def _read(
+        self, traces: Sequence[Trace], groups_GK: Tensor, size: int, run: AttackRun, service: Service
+    ) -> list[Tensor]:
+        """All log-probabilities along every text, [T, V] each: the mean of `dither` readings.
+
+        Over the readings, the bias of every token takes all fractions of the step, in an order of its own: what is
+        shown depends on how far biases differ, so that all of them in one order would move nothing.
+        """
+        generator = torch.Generator().manual_seed(derive(run.seed, "dither") % 2**63)
+        order_SV = torch.rand(self.dither, size, generator=generator).argsort(0)
+        sums: list[Tensor] = []
+        for reading in range(self.dither):
+            offset_V = order_SV[reading] * (self.step / self.dither)
+            found = []
+            for one in service.biased(traces, groups_GK, offset_V[groups_GK] if self.dither > 1 else None):
+                assert one.ids_TK is not None
+                plain = replace(one, known_TK=one.known_TK - offset_V[one.ids_TK])
+                found.append(assembled(plain, len(one.tokens) // len(groups_GK), size))
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        return [torch.log_softmax(total_TV / self.dither, -1) for total_TV in sums]
 
     def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor] | None:
         """See `InverseMap._known`; without the rows of a padded head."""

@@ -32,6 +32,7 @@ class TrainedHead(LogitDefense):
     dial: ClassVar[str] = "scale"
     sweep: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5)
     unlearned: ClassVar[frozenset[str]] = frozenset({"scale", "serve"})  # settings that training does not read
+    trained_as: ClassVar[str] = ""  # the kind whose edits, to the letter, a control begins with
 
     scale: float = Field(default=1.0, ge=0, description="how much of the trained edit is applied (1: all)")
     lam: float = Field(default=1.0, ge=0, description="λ; 0 is the control, plain training on the teacher's text")
@@ -53,6 +54,17 @@ class TrainedHead(LogitDefense):
     @abstractmethod
     def objective(self, bench: Bench, corpus: Corpus, head: Learnable, seed: int) -> Objective:
         """What is added to the cross-entropy. Raises ConfigError where the corpus does not allow it."""
+
+    def finished(
+        self,
+        found: Trained,
+        objective: Objective,
+        training: Training,
+        accuracy: Callable[[HeadEdit | None], float],
+        seed: int,
+    ) -> Trained:
+        """What is made of a trained edit before it is used: nothing, unless a control takes something from it."""
+        return found
 
     def bind(self, bench: Bench) -> LogitRule:
         """Train the edit, or take the one that was trained for another strength on this bench."""
@@ -93,7 +105,7 @@ class TrainedHead(LogitDefense):
         """Train the edits with these numbers. The teacher and the others read the traces once for all of them."""
         if not indices:
             return []
-        seeds = [derive(bench.seed, self.kind, *([i] if i else [])) for i in indices]
+        seeds = [derive(bench.seed, self.trained_as or self.kind, *([i] if i else [])) for i in indices]
         heads = [learnable(bench.teacher, self.rank, seed) for seed in seeds]
         others = [bench.model(ref) for ref in self.others]
         for other in others:  # before the teacher writes its traces, which takes long
@@ -109,10 +121,12 @@ class TrainedHead(LogitDefense):
             keep=self.keep,
         )
         accuracy = self._accuracy(bench)
-        return [
-            train(self.objective(bench, corpus, head, seed), training, seed=seed, accuracy=accuracy)
-            for head, seed in zip(heads, seeds, strict=True)
-        ]
+        found = []
+        for head, seed in zip(heads, seeds, strict=True):
+            objective = self.objective(bench, corpus, head, seed)
+            trained = train(objective, training, seed=seed, accuracy=accuracy)
+            found.append(self.finished(trained, objective, training, accuracy, seed))
+        return found
 
     def _accuracy(self, bench: Bench) -> Callable[[HeadEdit | None], float]:
         """The teacher's accuracy on holdout problems under an edit at scale 1; without one it is measured once."""

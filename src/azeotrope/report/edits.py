@@ -38,6 +38,9 @@ def _sentence(rows: Sequence[Row]) -> str:
         f"teacher's accuracy at {_range(rows, 'accuracy', 100)} % "
         f"(before: {_range(rows, 'clean_accuracy', 100)} %)"
     )
+    beyond = sum(not row["kept"] for row in rows)
+    if beyond:
+        said += f"; {beyond} of {len(rows)} cost the teacher more than was allowed, as no checkpoint did better"
     if any(row["cmi_before"] is None for row in rows):
         return f"{said}."
     said += f"; CMI {_range(rows, 'cmi_before', digits=3)} → {_range(rows, 'cmi_after', digits=3)} nats"

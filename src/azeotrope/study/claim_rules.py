@@ -232,7 +232,11 @@ def _below(rule: Below, scene: Scene) -> Ground:
             scene.leak(other, strong, rule.metric, per_unit) - scene.leak(arm, weak, rule.metric, per_unit)
             for per_unit in (False, True)
         )
-        effects.append(Effect(f"{weak} below {strong}", draws, units))
+        if rule.slack:
+            name = f"{weak} at most {100 * rule.slack:g} points above {strong}"
+            effects.append(Effect(name, draws + rule.slack, units + rule.slack))
+        else:
+            effects.append(Effect(f"{weak} below {strong}", draws, units))
     return Ground(effects)
 
 

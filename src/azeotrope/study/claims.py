@@ -64,7 +64,8 @@ class Weaker(Settings):
 class Below(Settings):
     """Students of `arm` by each of `attacks` are weaker than those of `reference_arm` by each of `references`.
 
-    Attacks are labels or kinds. `none` is the undefended teacher; without a `reference_arm` it is `arm`.
+    Attacks are labels or kinds. `none` is the undefended teacher; without a `reference_arm` it is `arm`. With
+    `slack` above 0 they need not be weaker: none may be stronger by so much.
     """
 
     rule: Literal["below"]
@@ -72,6 +73,7 @@ class Below(Settings):
     references: tuple[str, ...] = Field(min_length=1)
     arm: str = "none"
     reference_arm: str | None = None
+    slack: float = Field(default=0.0, ge=0, lt=1)
     metric: str = "student_accuracy"
 
 

@@ -37,6 +37,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "steps": pl.Int64,
     "n": pl.Int64,
     "curve": pl.List(pl.Float64),
+    "temperatures": pl.List(pl.Float64),
+    "swept_before": pl.List(pl.Float64),
+    "swept_after": pl.List(pl.Float64),
 }
 FURTHER = ("cmi_loo_before", "cmi_loo_after", "ncmi_before", "ncmi_after")
 SAME = (
@@ -52,9 +55,10 @@ def edits_table(plan: Plan, store: Store) -> pl.DataFrame:
     chosen checkpoint, on `n` tokens of traces that were not trained on, as all of the following; `curve` on the
     training batches, thinned, over `steps` steps. CMI in nats: the plug-in (biased low), its change with a
     jackknife standard error over traces, leave-one-out (biased high), and divided by the separation of classes
-    (NCMI). The held-out traces also choose among the checkpoints, which flatters `held_out` a little. `accuracy`
-    is the teacher's on the problems that choose the checkpoint. All at scale 1, whatever scale the arm is served
-    at.
+    (NCMI). `swept_before` and `swept_after` are the plug-in CMI at each of `temperatures`, for methods that look
+    at more than one. The held-out traces also choose among the checkpoints, which flatters `held_out` a little.
+    `accuracy` is the teacher's on the problems that choose the checkpoint. All at scale 1, whatever scale the arm
+    is served at.
     """
     rows = []
     for step in plan.of(RELEASE):
@@ -82,4 +86,9 @@ def _edits(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "steps": max(c["step"] for c in one["checkpoints"]),
             "n": one["tokens"],
             "curve": [float(value) for value in one[f"{measure}s"]],
+            "temperatures": [point["temperature"] for point in one.get("cmi_sweep", ())],
+            **{
+                f"swept_{n}": [point[f"cmi_{n}"] for point in one.get("cmi_sweep", ())]
+                for n in ("before", "after")
+            },
         }

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,6 +31,8 @@ from azeotrope.models.teacher import open_teacher, since
 from azeotrope.study.specs import Json, ReleaseSpec
 from azeotrope.tasks.base import Task
 from azeotrope.text.rows import apply
+
+REPLIES = 4  # requests a text among which groups of biased tokens are dealt
 
 
 class DefendedService(Service):
@@ -54,9 +57,13 @@ class DefendedService(Service):
         self.ledger: dict[str, float] = {}  # what was sent to an endpoint for it, see `Teacher.ledger`
         self._pipeline: Pipeline | None = None
 
-    def ask(self, problems: Sequence[Problem], *, seed: int, prefix: str = "") -> list[Trace]:
+    def ask(
+        self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
+    ) -> list[Trace]:
         """See `Service.ask`."""
         bench, pipeline, sampling = bench_of(self.spec), self.pipeline, self.spec.sampling
+        if greedy:  # the defense acts as ever, and then the likeliest token is taken
+            sampling = sampling.model_copy(update={"top_k": 1})
         before = bench.writer.ledger()
         released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
         self._bill(raw, since(before, bench.writer.ledger()))
@@ -80,24 +87,44 @@ class DefendedService(Service):
     def logprobs(
         self, traces: Sequence[Trace], *, access: Access = Access.FULL_LOGITS, released: bool = False
     ) -> list[Exposure]:
-        """See `Service.logprobs`; what the service does not show anyway is cut after surfaces have acted."""
+        """See `Service.logprobs`."""
         if self.access is Access.TEXT:
             return super().logprobs(traces, access=access, released=released)
-        found = self._along(self.pipeline.teacher, traces, self.pipeline.rules)
         if not released:
             self._bill(traces, {})
-        for surface in self.pipeline.surfaces:
-            found = [surface.expose(one) for one in found]
-        return [one.top(self.top) for one in found] if min(self.access, access) < Access.FULL_LOGITS else found
+        return self._shown(traces, access, [trace.seed for trace in traces])
 
-    def biased(self, traces: Sequence[Trace], groups_GK: Tensor) -> list[Exposure]:
-        """See `Service.biased`. So large a bias leaves only the group: lp_i = z_i − log Σ_group e^z."""
+    def logprobs_again(
+        self, traces: Sequence[Trace], *, again: int, access: Access = Access.FULL_LOGITS
+    ) -> list[Exposure]:
+        """See `Service.logprobs_again`."""
         if self.access is Access.TEXT:
-            return super().biased(traces, groups_GK)
+            return super().logprobs_again(traces, again=again, access=access)
+        self._bill(traces, {})
+        return self._shown(traces, access, [derive(trace.seed, "again", again) for trace in traces])
+
+    def biased(
+        self, traces: Sequence[Trace], groups_GK: Tensor, offsets_GK: Tensor | None = None
+    ) -> list[Exposure]:
+        """See `Service.biased`. So large a bias leaves only the group: lp_i = z_i − log Σ_group e^z.
+
+        Every reply is a request of its own. Where rules act, groups are dealt to `REPLIES` requests a text, so
+        that a defense that treats requests apart treats some groups apart.
+        """
+        if self.access is Access.TEXT:
+            return super().biased(traces, groups_GK, offsets_GK)
+        groups, rules = len(groups_GK), self.pipeline.rules
+        replies = min(REPLIES, groups) if rules else 1
+        seen = [
+            self._along(self.pipeline.teacher, traces, rules, [derive(t.seed, "biased", k) for t in traces])
+            for k in range(replies)
+        ]
         found = []
-        for one in self._along(self.pipeline.teacher, traces, self.pipeline.rules):
-            rows, groups = len(one.tokens), len(groups_GK)
-            group_NK = one.known_TK[:, groups_GK].reshape(rows * groups, -1).log_softmax(-1)
+        for versions in zip(*seen, strict=True):
+            one, rows = versions[0], len(versions[0].tokens)
+            parts = [versions[g % replies].known_TK[:, group_K] for g, group_K in enumerate(groups_GK)]
+            group_TGK = torch.stack(parts, 1) if offsets_GK is None else torch.stack(parts, 1) + offsets_GK
+            group_NK = group_TGK.reshape(rows * groups, -1).log_softmax(-1)
             said = tuple(token for token in one.tokens for _ in range(groups))
             shown = Exposure(said, group_NK, groups_GK.repeat(rows, 1))
             for surface in self.pipeline.surfaces:
@@ -111,14 +138,23 @@ class DefendedService(Service):
         """See `Service.leak_logprobs`."""
         if self.access is Access.TEXT:
             return super().leak_logprobs(traces)
-        found = self._along(bench_of(self.spec).teacher, traces, ())
+        found = self._along(bench_of(self.spec).teacher, traces, (), [trace.seed for trace in traces])
         self._bill(traces, {})
         return [one.top(self.top) for one in found] if self.access < Access.FULL_LOGITS else found
 
-    def _along(self, lm: LM, traces: Sequence[Trace], rules: Sequence[LogitRule]) -> list[Exposure]:
+    def _shown(self, traces: Sequence[Trace], access: Access, seeds: Sequence[int]) -> list[Exposure]:
+        """What requests with these seeds are shown; what the service does not show anyway is cut in the end."""
+        found = self._along(self.pipeline.teacher, traces, self.pipeline.rules, seeds)
+        for surface in self.pipeline.surfaces:
+            found = [surface.expose(one) for one in found]
+        return [one.top(self.top) for one in found] if min(self.access, access) < Access.FULL_LOGITS else found
+
+    def _along(
+        self, lm: LM, traces: Sequence[Trace], rules: Sequence[LogitRule], seeds: Sequence[int]
+    ) -> list[Exposure]:
         prompts = lm.encode_many([trace.prompt for trace in traces])
         pairs = list(zip(prompts, completions(lm, traces), strict=True))
-        shown = replay(lm, pairs, self.spec.sampling, rules=rules, seeds=[trace.seed for trace in traces])
+        shown = replay(lm, pairs, self.spec.sampling, rules=rules, seeds=seeds)
         return [Exposure(tuple(ids), known) for (_, ids), known in zip(pairs, shown, strict=True)]
 
     def leak(self, problems: Sequence[Problem], *, seed: int) -> list[Trace]:

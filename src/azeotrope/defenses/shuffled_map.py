@@ -1,0 +1,97 @@
+"""The control of purified logits: the same map on the wrong tokens, as large in what it does to the distribution.
+
+Shapes: N tokens, V vocabulary, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from azeotrope.core.methods import Maturity
+from azeotrope.defenses.cmi import CMI
+from azeotrope.maths import divergences
+from azeotrope.models.edit_report import edited, reported
+from azeotrope.models.head_edit import HeadEdit, LogitMap
+from azeotrope.models.head_training import Objective, Trained, Training
+
+HALVINGS = 30
+LARGEST = 64.0  # times the trained map; more is not looked for
+
+
+class ShuffledMap(CMI):
+    """z + s·A'(B'z), A' and B' those of `cmi` with the tokens shuffled, s so that KL(p ‖ p') is that of `cmi`.
+
+    The map of `cmi` (arXiv 2602.03396, eq. 9) is trained to the letter as there, from the same seed. Then the rows
+    of A and the columns of B are each permuted over the vocabulary, and s is found by halving on the held-out
+    text, where the mean KL at temperature 1 is measured. What is left is a change of the same rank, spectrum and
+    size without its direction. B stays in its gauge.
+    """
+
+    kind: ClassVar[str] = "shuffled_map"
+    summary: ClassVar[str] = "purified logits with their map shuffled: a change of the same size"
+    maturity: ClassVar[Maturity] = Maturity.CONTROL
+    trained_as: ClassVar[str] = "cmi"
+
+    def finished(
+        self,
+        found: Trained,
+        objective: Objective,
+        training: Training,
+        accuracy: Callable[[HeadEdit | None], float],
+        seed: int,
+    ) -> Trained:
+        """Shuffle the map that was trained, and measure it anew."""
+        assert isinstance(found.edit, LogitMap)
+        corpus, held = objective.corpus, objective.corpus.held_out
+        rows_N = corpus.rows(held)
+        logits_NV = corpus.teacher.logits_NV[rows_N]
+        size = float(found.notes["kl"])
+        edit = matched(shuffled(found.edit, seed), logits_NV, size)
+        with torch.no_grad():
+            moved_NV = edited(corpus, rows_N, edit)
+            measure = float(objective.held_out(held, rows_N, moved_NV))
+            loss = float(cross_entropy(moved_NV / training.temperature, corpus.labels_N[rows_N]))
+        chosen = replace(found.chosen, edit=edit, measure=measure, loss=loss, accuracy=accuracy(edit))
+        notes = {
+            **reported(corpus, rows_N, edit, objective.temperatures),
+            "clean_accuracy": found.notes["clean_accuracy"],
+            "kept": chosen.accuracy >= found.notes["clean_accuracy"] - self.keep,
+            "kl_wanted": size,
+            "trained_measure": found.chosen.measure,
+        }
+        return Trained(edit, chosen, [chosen], found.curve, found.name, notes)
+
+
+def shuffled(edit: LogitMap, seed: int) -> LogitMap:
+    """The map with the tokens that it reads, and those that it writes, each permuted."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    size = len(edit.a_VR)
+    written, read = (torch.randperm(size, generator=generator) for _ in range(2))
+    return replace(edit, a_VR=edit.a_VR[written].contiguous(), b_RV=edit.b_RV[:, read].contiguous())
+
+
+def matched(edit: LogitMap, logits_NV: Tensor, size: float) -> LogitMap:
+    """The map scaled so that it moves the distributions by `size` nats of KL on average.
+
+    If even `LARGEST` times the map does not move them so far, that many times the map.
+    """
+    clean_NV = torch.log_softmax(logits_NV.double(), -1)
+
+    def moved(scale: float) -> float:
+        moved_NV = edit.scaled(scale).shift(logits_NV, None, 1.0)
+        return float(divergences.forward_kl(clean_NV, torch.log_softmax(moved_NV.double(), -1)).mean())
+
+    high = 1.0
+    while moved(high) < size and high < LARGEST:
+        high *= 2.0
+    low = 0.0
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if moved(middle) < size else (low, middle)
+    return replace(edit, a_VR=high * edit.a_VR)
