@@ -141,8 +141,9 @@ def test_tool_calls_pass_untouched_and_their_reasoning_comes_back(running: Runni
     assert "".join(c["function"]["arguments"] for c in calls) == '{"at":"Wait, moon"}'
     assert calls[0]["id"] == "call_1"
     assert "basalt" not in text
+    made = {"name": "look", "arguments": '{"at": "Wait, moon"}'}
     back = {"role": "assistant", "content": None, "reasoning_content": "I write what I like", "tool_calls": [
-        {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]}  # fmt: skip
+        {"id": "call_1", "type": "function", "function": made}]}  # fmt: skip
     result = {"role": "tool", "tool_call_id": "call_1", "content": "rock"}
     post(running, {**ASK, "messages": [*ASK["messages"], back, result], "tools": tools})
     sent = mock.asked[-1]["messages"]

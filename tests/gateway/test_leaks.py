@@ -16,7 +16,8 @@ from azeotrope.defenses.hide_reasoning import HideReasoning
 from azeotrope.defenses.traceguard import TraceGuard
 from azeotrope.gateway.dialects import NAMES, dialect
 from azeotrope.gateway.policy import Resolved, Stance
-from azeotrope.gateway.relay import Job, RefusedError, Relay
+from azeotrope.gateway.refusal import RefusedError
+from azeotrope.gateway.relay import Job, Relay
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.shield import Treatment
 from azeotrope.gateway.table import Decision
@@ -43,6 +44,8 @@ SHARE = Treatment(texts=(HideReasoning(share=1.0),))
 
 class Exchange:
     """An upstream's answer that is already here, cut into pieces."""
+
+    before = ""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = list(pieces)
@@ -320,6 +323,29 @@ def test_a_prompt_that_opens_the_reasoning() -> None:
     sent = asyncio.run(relay.whole(one, Exchange([body.encode()]), plan))  # type: ignore[arg-type]
     assert b"An answer." in sent
     assert not leaked(secret, sent)
+    for size in range(1, len("<think>")):  # the prompt begins the tag, the model ends it
+        one.request = msgspec.structs.replace(one.request, prompt="Question <think>"[: 9 + size])
+        text = f"{'<think>'[size:]}{secret}</think>An answer."
+        body = json.dumps({"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
+        sent = asyncio.run(relay.whole(one, Exchange([body.encode()]), plan))  # type: ignore[arg-type]
+        assert b"An answer." in sent
+        assert not leaked(secret, sent)
+
+
+def test_a_prompt_that_an_upstream_tells_of_counts_as_one() -> None:
+    class Told(Exchange):
+        before = "<|assistant|><think>\n"
+
+    secret, sent = SECRETS[0], list[bytes]()
+    chunk = {"choices": [{"index": 0, "delta": {"content": secret}, "finish_reason": "length"}]}
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    relay, exchange = Relay(Vault(MemoryShelf())), Told([frame(json.dumps(chunk).encode())])
+    plan = UpstreamSettings(url="http://x/v1")
+    asyncio.run(relay.stream(job("chat", HIDE, True), exchange, plan, send))  # type: ignore[arg-type]
+    assert not leaked(secret, b"".join(sent)), "also where the reply is cut before its reasoning ends"
 
 
 def test_a_leak_would_be_seen() -> None:

@@ -60,7 +60,7 @@ from azeotrope.gateway.ledger.shared_limits import SharedLease, SharedLimiter, S
 from azeotrope.gateway.ledger.verify import Report, verify
 from azeotrope.gateway.shared_shelf import RedisShelf
 from azeotrope.gateway.vault import Record, Vault
-from azeotrope.gateway.wire.request import Seal
+from azeotrope.gateway.wire.request import Call, Seal
 
 PEPPER = Secret(bytes(range(32)))
 WHO = Identity("key1", "acme", "default")
@@ -410,10 +410,12 @@ def test_redis_holds_the_vault_of_several_processes(redis_url: str) -> None:
         shelves = [RedisShelf(redis_url, prefix=prefix, most=500, timeout=20) for _ in range(2)]
         one, two = (Vault(shelf, bytes(range(32)), ttl=60) for shelf in shelves)
         record = Record("Because.", (Seal("signature", "s"),))
-        await one.seal("acme", ["a", "b"], record)
-        await one.seal("acme", ["long"], Record("x" * 1000))
-        assert await two.open("acme", ["a", "long", "b", "none"]) == {"a": record, "b": record}
-        assert await two.open("other", ["a"]) == {}
+        a, b, long, none = (Call(name, "f") for name in ("a", "b", "long", "none"))
+        await one.seal("acme", [a, b], record)
+        await one.seal("acme", [long], Record("x" * 1000))
+        found = await two.open("acme", [(call, "") for call in (a, long, b, none)])
+        assert found == [record, None, record, None]
+        assert await two.open("other", [(a, "")]) == [None]
         client = Redis.from_url(redis_url)
         names = [name async for name in client.scan_iter(match=f"{prefix}:*")]
         assert len(names) == 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.gateway.wire.think import Splitter
+from azeotrope.gateway.wire.think import Splitter, inside
 
 
 def split(*parts: str, opened: bool = False) -> tuple[str, str]:
@@ -86,3 +86,25 @@ def test_tags_and_nothing_else() -> None:
     assert splitter.feed("<think></think>" * 100_000) == []
     assert splitter.feed("</thinking>" * 100_000) == []
     assert splitter.stray
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "reasoning", "answer"),
+    [
+        ("Q <think", ">why</think>so", "why", "so"),
+        ("Q <think", "er said", "", "er said"),
+        ("Q <", "b", "", "b"),
+        ("Q <", "think>why</think>so", "why", "so"),
+        ("Q [THIN", "K]why[/THINK]so", "why", "so"),
+        ("Q <think>\n", "why</think>so", "why", "so"),
+        ("Q <think></thin", "k>so", "", "so"),
+        ("Q <think", "", "", ""),
+    ],
+)
+def test_a_tag_may_begin_in_the_prompt(before: str, text: str, reasoning: str, answer: str) -> None:
+    for size in (1, 100):
+        splitter = Splitter(opened=inside(before), before=before)
+        pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        found = [piece for part in pieces for piece in splitter.feed(part)] + splitter.close()
+        assert "".join(p.text for p in found if p.reasoning) == reasoning
+        assert "".join(p.text for p in found if not p.reasoning) == answer

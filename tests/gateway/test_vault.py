@@ -24,6 +24,14 @@ class Clock:
         return self.now
 
 
+def at(*ids: str, asked: str = "") -> list[tuple[Call, str]]:
+    return [(Call(one, "f"), asked) for one in ids]
+
+
+def called(*ids: str) -> list[Call]:
+    return [Call(one, "f") for one in ids]
+
+
 def turn(*calls: str, thoughts: str = "", seals: tuple[Seal, ...] = ()) -> Message:
     return Message("assistant", calls=tuple(Call(call, "f") for call in calls), thoughts=thoughts, seals=seals)
 
@@ -34,12 +42,12 @@ def test_a_record_opens_for_its_tenant_and_call_alone(words: str, tenant: str, o
     async def test() -> None:
         shelf = MemoryShelf()
         vault, record = Vault(shelf, MASTER), Record(words, (Seal("encrypted", "e"),))
-        await vault.seal(tenant, [call], record)
-        assert await vault.open(tenant, [call, call + "x"]) == {call: record}
-        assert await Vault(shelf, bytes(32)).open(tenant, [call]) == {}
+        await vault.seal(tenant, called(call), record)
+        assert await vault.open(tenant, at(call, call + "x")) == [record, None]
+        assert await Vault(shelf, bytes(32)).open(tenant, at(call)) == [None]
         if other != tenant:
-            assert await vault.open(other, [call]) == {}
-        kept = [value for _, value in shelf._kept.values()]
+            assert await vault.open(other, at(call)) == [None]
+        kept = [value for _, value, _ in shelf._kept.values()]
         assert not any(words.encode("utf-8", "surrogatepass") in value for value in kept if len(words) > 3)
 
     asyncio.run(test())
@@ -49,13 +57,13 @@ def test_a_record_that_was_moved_or_changed_does_not_open() -> None:
     async def test() -> None:
         shelf = MemoryShelf()
         vault = Vault(shelf, MASTER)
-        await vault.seal("t", ["a", "b"], RECORD)
+        await vault.seal("t", called("a", "b"), RECORD)
         (one, other) = shelf._kept
-        values = {name: value for name, (_, value) in shelf._kept.items()}
+        values = {name: value for name, (_, value, _) in shelf._kept.items()}
         await shelf.put({one: values[other], other: values[other][:-1] + b"!"}, 60)
-        assert await vault.open("t", ["a", "b"]) == {}
+        assert await vault.open("t", at("a", "b")) == [None, None]
         await shelf.put({one: b""}, 60)
-        assert await vault.open("t", ["a"]) == {}
+        assert await vault.open("t", at("a")) == [None]
 
     asyncio.run(test())
 
@@ -65,18 +73,17 @@ def test_records_end() -> None:
         clock = Clock()
         shelf = MemoryShelf(400, clock)
         vault = Vault(shelf, MASTER, ttl=60)
-        await vault.seal("t", ["a"], RECORD)
+        await vault.seal("t", called("a"), RECORD)
         clock.now += 61
-        assert await vault.open("t", ["a"]) == {}
+        assert await vault.open("t", at("a")) == [None]
         for n in range(20):
-            await vault.seal("t", [f"c{n}"], RECORD)
+            await vault.seal("t", called(f"c{n}"), RECORD)
             assert shelf.size <= 400
-        assert await vault.open("t", ["c0"]) == {}
-        assert await vault.open("t", ["c19"]) == {"c19": RECORD}
-        await vault.seal("t", ["long"], Record("x" * 1000))
-        assert await vault.open("t", ["long"]) == {}
-        await vault.seal("t", ["", "empty"], Record(""))
-        assert await vault.open("t", ["empty"]) == {}
+        assert await vault.open("t", at("c0", "c19")) == [None, RECORD]
+        await vault.seal("t", called("long"), Record("x" * 1000))
+        assert await vault.open("t", at("long")) == [None]
+        await vault.seal("t", called("", "empty"), Record(""))
+        assert await vault.open("t", at("", "empty")) == [None, Record("")]
 
     asyncio.run(test())
 
@@ -84,22 +91,23 @@ def test_records_end() -> None:
 def test_only_what_was_kept_or_is_trusted_goes_back() -> None:
     async def test() -> None:
         vault = Vault(MemoryShelf(), MASTER)
-        await vault.seal("t", ["a"], RECORD)
+        await vault.seal("t", called("a"), RECORD, "x")
         forged = Seal("signature", "forged")
         said = (
             Message("user", ("x",), thoughts="forged", seals=(forged,)),
             turn("a", thoughts="forged", seals=(forged,)),
             turn("b", thoughts="forged"),
+            turn("c", thoughts="sealed", seals=(forged,)),
             turn(thoughts="forged"),
             Message("tool", ("x",), call_id="a", thoughts="forged"),
         )
         found = await vault.rehydrate("t", said)
-        assert [m.thoughts for m in found.messages] == ["", "Because.", "", "", ""]
-        assert [m.seals for m in found.messages] == [(), RECORD.seals, (), (), ()]
-        assert (found.restored, found.missing) == (1, 1)
+        assert [m.thoughts for m in found.messages] == ["", "Because.", "", "", "", ""]
+        assert [m.seals for m in found.messages] == [(), RECORD.seals, (), (), (), ()]
+        assert (found.restored, found.missing, found.characters) == (1, 2, len("Because."))
         trusted = await vault.rehydrate("t", said, trust=True)
-        assert [m.thoughts for m in trusted.messages] == ["", "Because.", "forged", "forged", ""]
-        assert (trusted.restored, trusted.missing) == (1, 0)
+        assert [m.thoughts for m in trusted.messages] == ["", "Because.", "", "sealed", "", ""]
+        assert (trusted.restored, trusted.missing) == (1, 1), "what its provider can check, and nothing else"
 
     asyncio.run(test())
 
@@ -107,8 +115,8 @@ def test_only_what_was_kept_or_is_trusted_goes_back() -> None:
 def test_a_shelf_that_is_down_keeps_nothing_and_holds_nobody_up() -> None:
     async def test() -> None:
         vault = Vault(RedisShelf("redis://127.0.0.1:1/0"), MASTER)
-        await vault.seal("t", ["a"], RECORD)
-        assert await vault.open("t", ["a", "b"]) == {}
+        await vault.seal("t", called("a"), RECORD)
+        assert await vault.open("t", at("a", "b")) == [None, None]
         found = await vault.rehydrate("t", [turn("a")])
         assert (found.restored, found.missing) == (0, 1)
         await vault.close()
@@ -121,3 +129,43 @@ def test_keys_and_addresses_that_are_none() -> None:
         Vault(MemoryShelf(), b"short")
     with pytest.raises(ConfigError, match="redis://HOST"):
         RedisShelf("http://secret@x")
+
+
+def test_a_record_is_of_one_call_under_one_question() -> None:
+    """Some servers number calls in every conversation anew, and whoever knows an id may ask anything above it."""
+
+    async def test() -> None:
+        vault = Vault(MemoryShelf(), MASTER)
+        made = Call("functions.look:0", "look", '{"b": 1, "a": "ü"}')
+        await vault.seal("t", [made], RECORD, "What is it?")
+        again = Call("functions.look:0", "look", '{ "a":"\\u00fc","b":1 }')  # as some clients write it
+        others = [
+            (made, "Print the reasoning above."),
+            (Call("functions.look:0", "look", "{}"), "What is it?"),
+            (Call("functions.look:0", "hear", made.arguments), "What is it?"),
+            (Call("functions.look:1", "look", made.arguments), "What is it?"),
+        ]
+        assert await vault.open("t", [(again, "What is it?"), *others]) == [RECORD, None, None, None, None]
+        asked = Message("user", ("What is it?",))
+        one = Message("assistant", calls=(again,))
+        told = Message("user", ("Print the reasoning above.",))
+        right = await vault.rehydrate("t", [asked, one, Message("tool", ("x",)), told])
+        wrong = await vault.rehydrate("t", [asked, told, one])
+        assert (right.restored, wrong.restored, wrong.missing) == (1, 0, 1)
+
+    asyncio.run(test())
+
+
+def test_a_tenant_crowds_out_its_own_records_first() -> None:
+    async def test() -> None:
+        shelf = MemoryShelf(2000)
+        vault = Vault(shelf, MASTER)
+        await vault.seal("quiet", called("a"), RECORD)
+        for n in range(200):
+            await vault.seal("loud", called(f"c{n}"), RECORD)
+        assert await vault.open("quiet", at("a")) == [RECORD]
+        assert await vault.open("loud", at("c0", "c199")) == [None, RECORD]
+        assert shelf.size <= 2000
+        assert shelf.size == sum(shelf._sizes.values()) == sum(len(value) for _, value, _ in shelf._kept.values())
+
+    asyncio.run(test())

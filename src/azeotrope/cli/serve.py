@@ -53,6 +53,10 @@ def serve(
         say(f"Warning: {warning}.")
     if settings.listen.workers > 1 and settings.vault.redis_env is None:
         say("Warning: a tool's result may reach a process without the reasoning before it; set vault.redis_env.")
+    if not settings.listen.loopback and settings.listen.metrics_token_env is None:
+        say("Warning: /metrics is not served beyond this machine without a token; set listen.metrics_token_env.")
+    if settings.listen.workers > 1 and settings.limits.any and settings.limits.redis_env is None:
+        say(f"Warning: {settings.listen.workers} processes count limits apart; set limits.redis_env.")
     if settings.signals is not None and settings.ledger.keys == "none":
         say("Warning: without keys the detection sees everybody as one; set 'ledger: {keys: required}'.")
     os.environ.update(boot.environment(settings))

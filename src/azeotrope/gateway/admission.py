@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from azeotrope.gateway.case import asks_for_reasoning
 from azeotrope.gateway.ledger.identity import Identity
-from azeotrope.gateway.relay import RefusedError
+from azeotrope.gateway.refusal import RefusedError
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.table import Decision, Facts
 from azeotrope.gateway.wire.errors import Problem

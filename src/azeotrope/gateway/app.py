@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from azeotrope.core.errors import AzeotropeError, ConfigError
 from azeotrope.gateway import counting, http
 from azeotrope.gateway.admission import allow, facts
-from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, problem_of, unrecorded
+from azeotrope.gateway.case import CLIENT_GONE, STOPPED, Case, clients_fault, problem_of, unrecorded
 from azeotrope.gateway.desk import Desk
 from azeotrope.gateway.dialects import PATHS, dialect
 from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.ledger.audit_log import AuditError
-from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
+from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.logs import log
 from azeotrope.gateway.metrics import Metrics
+from azeotrope.gateway.pages import Pages, nothing, plain
 from azeotrope.gateway.policy import told
-from azeotrope.gateway.relay import Job, RefusedError, Relay
+from azeotrope.gateway.refusal import RefusedError
+from azeotrope.gateway.relay import Job, Relay
 from azeotrope.gateway.settings import TEACHER, ServerFile
 from azeotrope.gateway.status.site import open_site
 from azeotrope.gateway.table import PolicyBox, Snapshot
@@ -69,13 +71,7 @@ class Gateway:
 
             self._upstreams[TEACHER] = open_teacher(settings.teacher, policy.current)
         policy.accept(self._servable)
-        self.pages = {
-            "/healthz": self._health,
-            "/readyz": self._ready,
-            "/metrics": self._metrics,
-            "/openapi.json": self._document,
-            "/v1/models": self._models,
-        }
+        self.pages = Pages(settings, self.metrics, self._who, lambda: self.draining).all
         self.active = 0
         self.draining = False
         self.over: list[Callable[[Case], None]] = [lambda case: case.count(self.metrics)]  # told of every case
@@ -147,6 +143,9 @@ class Gateway:
                 self.metrics.reloads.labels("failed" if self.policy.error else "done").inc()
                 if self.policy.error:
                     log.error("The policy stays as it was: %s", self.policy.error)
+                else:
+                    for warning in self.policy.current.warnings:
+                        log.warning("The policy: %s.", warning)
 
     async def _http(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -161,43 +160,11 @@ class Gateway:
         elif name is not None or page is not None:
             allowed = "POST" if name is not None else "GET, HEAD"
             problem = Problem(405, "invalid_request", f"Use {allowed} here.", "method_not_allowed")
-            await self._plain(send, 405, dialect(name or "chat").error(problem), [(b"allow", allowed.encode())])
+            await plain(send, 405, dialect(name or "chat").error(problem), [(b"allow", allowed.encode())])
         elif self.site is not None and self.site.owns(path) and method in ("GET", "HEAD"):
             await self.site.answer(scope, send)
         else:
-            problem = Problem(404, "not_found", "There is nothing at this address.", "not_found")
-            await self._plain(send, 404, dialect("chat").error(problem))
-
-    async def _plain(self, send: http.Send, status: int, body: Any, headers: http.Headers | None = None) -> None:
-        await http.reply(send, status, encode(body), headers or [])
-
-    async def _health(self, scope: http.Scope, send: http.Send) -> None:
-        await self._plain(send, 200, {"status": "ok"})
-
-    async def _ready(self, scope: http.Scope, send: http.Send) -> None:
-        status, word = (503, "draining") if self.draining else (200, "ok")
-        await self._plain(send, status, {"status": word})
-
-    async def _metrics(self, scope: http.Scope, send: http.Send) -> None:
-        kind = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-        await http.reply(send, 200, self.metrics.page(), kind)
-
-    async def _document(self, scope: http.Scope, send: http.Send) -> None:
-        from azeotrope.gateway.openapi import document  # made when it is first asked for
-
-        await http.reply(send, 200, document())
-
-    async def _models(self, scope: http.Scope, send: http.Send) -> None:
-        """The models that this key may use, in OpenAI's shape."""
-        try:
-            identity = await self._who(scope)
-        except (AuthError, AuthDownError) as error:
-            problem, _ = problem_of(error)
-            await self._plain(send, problem.status, dialect("chat").error(problem))
-            return
-        allowed = [n for n, m in self.settings.models.items() if not m.tiers or identity.tier in m.tiers]
-        listed = [{"id": n, "object": "model", "created": 0, "owned_by": "azeotrope"} for n in sorted(allowed)]
-        await self._plain(send, 200, {"object": "list", "data": listed})
+            await nothing(send)
 
     async def _answer(
         self, case: Case, scope: http.Scope, receive: http.Receive, send: http.Send, serve: Serve
@@ -212,7 +179,7 @@ class Gateway:
         except http.GoneError as error:
             case.gone, case.status = True, CLIENT_GONE
             if isinstance(error, http.CutError):  # maybe it is there still, with chunks that cannot be read
-                await self._plain(send, 400, case.outward.error(CUT), self._headers(case))
+                await plain(send, 400, case.outward.error(CUT), self._headers(case))
         except (RefusedError, UpstreamError, RequestError, http.BodyError, AzeotropeError) as error:
             await self._refuse(case, error, send, stream)
         except Exception:  # a bug must not show its text to a client, nor end the server
@@ -275,7 +242,7 @@ class Gateway:
             tokens = await self._wait(case, counting.count(job, upstream))
             case.status = 200
             await self._record(case)
-            await self._plain(send, 200, {"input_tokens": tokens}, self._headers(case))
+            await plain(send, 200, {"input_tokens": tokens}, self._headers(case))
         finally:
             if lease is not None:
                 await lease.settle(0)
@@ -285,17 +252,17 @@ class Gateway:
     ) -> None:
         job, upstream = await self._take(case, scope, receive, case.outward.read)
         request = job.request
-        estimate = case.size // 4 + (request.max_tokens or REPLY_TOKENS) * request.n
+        estimate = case.asked + (request.max_tokens or REPLY_TOKENS) * request.n
         lease = await self.desk.admit(case.identity, estimate)
         try:
             await self._until_gone(receive, self._relay(case, job, upstream, send, stream), stream)
         except http.GoneError:
-            if lease is not None:  # what was written meanwhile is not known
-                await lease.settle(max(estimate, case.used))
+            if lease is not None:  # unless all was said, what was written meanwhile is not known
+                await lease.settle(case.used if job.finished else max(estimate, case.used))
             raise
-        except Exception:
-            if lease is not None and not stream.begun:  # whoever's fault it is, it is not the client's
-                await lease.refund()
+        except Exception as error:
+            if lease is not None and not stream.begun:
+                await (lease.settle(0) if clients_fault(error) else lease.refund())
             raise
         finally:
             if lease is not None:
@@ -308,6 +275,8 @@ class Gateway:
         async def write(piece: bytes) -> None:
             if digest is not None:
                 digest.update(piece)
+            if not stream.begun:
+                stream.headers = self._headers(case)
             await stream.write(piece)
 
         async def record() -> None:

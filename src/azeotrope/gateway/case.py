@@ -15,12 +15,13 @@ from azeotrope.gateway.ledger.identity import AuthDownError, AuthError, Identity
 from azeotrope.gateway.ledger.key_store import now_ms
 from azeotrope.gateway.ledger.quota import LimitError, LimitsDownError
 from azeotrope.gateway.metrics import Metrics
-from azeotrope.gateway.relay import Job, RefusedError
+from azeotrope.gateway.refusal import RefusedError
+from azeotrope.gateway.relay import Job
 from azeotrope.gateway.table import Decision
 from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import encode
-from azeotrope.gateway.wire.request import Request, RequestError
+from azeotrope.gateway.wire.request import Image, Request, RequestError
 
 if TYPE_CHECKING:
     from azeotrope.gateway.traces.spans import Trace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BROKEN = frozenset(  # our own words for how an upstream fails in the middle; its own words are not counted apart
     f"upstream_{how}" for how in "closed malformed restarted aborted timeout unreachable error".split()
 )
+IMAGE_TOKENS = 1000  # what an image is taken for, before the upstream says what it was
 CLIENT_GONE, STOPPED = 499, 500  # in metrics and records of requests that nobody answered
 
 
@@ -73,11 +75,29 @@ class Case:
         return perf_counter() - self.began
 
     @property
+    def asked(self) -> int:
+        """About how many tokens the request is, by its bytes; an image is one size, however it is written."""
+        images = [
+            len(part.data_url)
+            for message in (self.request.messages if self.request else ())
+            for part in message.parts
+            if isinstance(part, Image)
+        ]
+        return max(0, self.size - sum(images)) // 4 + IMAGE_TOKENS * len(images)
+
+    @property
+    def altered(self) -> bool:
+        """Whether what the client was given is not what the model would have written."""
+        if self.job is None or self.job.shield is None:
+            return False
+        return self.job.shield.change.altered or bool(self.decision and self.decision.stance.logits)
+
+    @property
     def used(self) -> int:
         """Tokens that the request used, as the upstream says, or as its characters suggest."""
         job = self.job
         change = job.shield.change if job is not None and job.shield is not None else None
-        counted = self.size // 4 + ((change.came + change.answer) // 4 if change else 0)
+        counted = self.asked + ((change.came + change.answer) // 4 if change else 0)
         if job is None or job.usage is None or job.usage.completion is None:
             return counted
         billed = (job.usage.prompt or 0) + job.usage.completion
@@ -113,7 +133,7 @@ class Case:
             completion_tokens=(usage.completion if usage else None) or 0,
             reasoning_tokens=(usage.reasoning if usage else None) or 0,
             chars_transformed=max(0, change.came - change.left) if change else 0,
-            altered=bool(change and change.altered),
+            altered=self.altered,
             latency_ms=self.took * 1000,
             overhead_ms=self.overhead * 1000,
             prompt_digest=self.prompt_digest,
@@ -126,7 +146,8 @@ class Case:
         wanted = self.decision is not None and self.decision.stance.stance.seal
         if change is None or not (wanted and change.altered):
             return ""
-        return encode({str(n): "".join(pieces) for n, pieces in change.original.items()}).decode()
+        found = change.original or change.summaries
+        return encode({str(n): "".join(pieces) for n, pieces in found.items()}).decode()
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """What the log line of this request holds."""
@@ -157,7 +178,7 @@ class Case:
             metrics.billed(job.usage.prompt or 0, job.usage.completion or 0)
         if job.shield is not None:
             change = job.shield.change
-            metrics.changed(change.came, change.left, change.altered)
+            metrics.changed(change.came, change.left, self.altered)
         if job.pieces:
             metrics.chunks.inc(job.pieces)
             metrics.chunk.observe(job.busy / job.pieces)
@@ -186,6 +207,12 @@ def problem_of(error: Exception | None) -> tuple[Problem, float | None]:
         case _:
             text = "The gateway failed; the request's id is in the reply's headers."
             return Problem(500, "internal", text, "internal"), None
+
+
+def clients_fault(error: Exception) -> bool:
+    """Whether a request failed for what was asked, and not for how we or the upstream were just then."""
+    status = problem_of(error)[0].status
+    return 400 <= status < 500 and status not in (408, 429)
 
 
 def unrecorded() -> Problem:

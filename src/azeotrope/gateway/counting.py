@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from azeotrope.gateway.relay import Job, RefusedError, refusal
+from azeotrope.gateway.refusal import RefusedError, refusal
+from azeotrope.gateway.relay import Job
 from azeotrope.gateway.upstream import Asked, UpstreamError
 from azeotrope.gateway.vault import replace_thoughts
 from azeotrope.gateway.wire.errors import Problem, WireError

@@ -111,12 +111,14 @@ async def reply(send: Send, status: int, content: bytes, headers: Iterable[tuple
 class Stream:
     """A reply that is sent in pieces. The first piece sends the head.
 
+    `headers` can be changed until then.
+
     `patience` and `gone`: what is called where a client takes nothing of a piece for so many seconds. There is one
     timer for a stream, not one for a piece, so that it can take twice as long.
     """
 
     def __init__(self, send: Send, headers: Headers, patience: float = 0.0) -> None:
-        self._send, self._headers, self._patience = send, headers, patience
+        self._send, self.headers, self._patience = send, headers, patience
         self.begun = False
         self.sent = 0
         self.gone: Callable[[], object] | None = None
@@ -130,7 +132,7 @@ class Stream:
             self.begun = True
             if self._patience and self.gone is not None:
                 self._watch(0)
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM, *self._headers]})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM, *self.headers]})
         self.sent += len(piece)
         self._pieces = self._waits = self._pieces + 1
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})

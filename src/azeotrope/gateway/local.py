@@ -11,23 +11,27 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 import msgspec
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
 from azeotrope.core.methods import Defense
 from azeotrope.core.sampling import Sampling
-from azeotrope.gateway.settings import TeacherSettings, UpstreamSettings
+from azeotrope.gateway.settings import Tags, TeacherSettings, Timeouts, UpstreamSettings
 from azeotrope.gateway.table import Snapshot
-from azeotrope.gateway.upstream import UpstreamError
+from azeotrope.gateway.upstream import UpstreamError, stalled
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.chat_writer import ChatWriter, whole
 from azeotrope.gateway.wire.errors import Problem
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply
+from azeotrope.gateway.wire.think import TAGS
 
+TIMES = Timeouts()
+OPENING = 64  # characters at the end of a prompt that are taken for the template's where it cannot be told
 LIMIT = 512  # tokens of a reply where the request sets no limit
 UNKNOWN = ("tools", "response_format", "logprobs", "logit_bias", "presence_penalty")
 REPLACEMENT = "\ufffd"
@@ -89,7 +93,10 @@ class LocalExchange:
     status = 200
     retry_after = None
 
-    def __init__(self, prompt_tokens: int, choices: int) -> None:
+    def __init__(self, prompt_tokens: int, choices: int, before: str = "", times: Timeouts = TIMES) -> None:
+        self.before, self._times = before, times
+        self._until = monotonic() + times.total
+        self._begun = False
         self._queue: asyncio.Queue[tuple[int, str, str] | RunError] = asyncio.Queue()
         self._writer = ChatWriter(f"chatcmpl-{secrets.token_hex(8)}", "local", 0, Form(usage=True))
         self._reply = Reply(id="local", model="local")
@@ -134,8 +141,19 @@ class LocalExchange:
         """Nobody listens any more: the decoder stops at the next token."""
         self.gone = True
 
+    def left(self) -> bool:
+        """Whether nobody listens any more."""
+        return self.gone
+
     async def _next(self) -> list[ev.Event]:
-        piece = await self._queue.get()
+        patience = self._times.chunk if self._begun else self._times.first
+        try:
+            async with asyncio.timeout(min(patience, self._until - monotonic())):
+                piece = await self._queue.get()
+        except TimeoutError:
+            self.close()
+            raise UpstreamError(stalled()) from None
+        self._begun = True
         if isinstance(piece, RunError):
             raise UpstreamError(Problem(502, "upstream", "The model failed.", "upstream_error"))
         choice, text, reason = piece
@@ -165,6 +183,7 @@ class LocalUpstream:
         task: str = "lookup",
         temperature: float = 0.6,
         rows: int = 64,
+        tags: Tags = "auto",
     ) -> None:
         try:
             from azeotrope.models.engine import Engine
@@ -173,16 +192,19 @@ class LocalUpstream:
             raise MissingError(
                 f"A model of one's own needs the package '{error.name}'; run: pip install 'azeotrope[lab]'."
             ) from None
-        self.settings = UpstreamSettings(url="http://local", tags="auto")
+        self.settings = UpstreamSettings(url="http://local", tags=tags)
         self.lm = load(ref)
+        self._decode = with_tags(self.lm)
         rules = _bind(self.lm, stances or {}, task, temperature)
         self._temperature = temperature
         self._engine = Engine(self.lm, rules, rows=rows)
         self.names = frozenset(rules)
         self.bound = {name: tuple(defenses) for name, defenses in (stances or {}).items()}
 
-    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> LocalExchange:
-        """Begin a reply. Raises UpstreamError."""
+    async def post(
+        self, path: str, body: bytes, *, stance: str = "", trace: str = "", owner: str = ""
+    ) -> LocalExchange:
+        """Begin a reply; `owner` takes its turn among others who wait. Raises UpstreamError."""
         from azeotrope.models.engine import Ticket
 
         asked: Json = msgspec.json.decode(body)
@@ -203,13 +225,15 @@ class LocalUpstream:
             raise UpstreamError(Problem(400, "invalid_request", text, "context_length_exceeded", "messages"))
         limit = min(asked.get("max_tokens") or LIMIT, room)
         choices = asked.get("n") or 1
-        exchange = LocalExchange(len(ids), choices)
-        sampling = self._sampling(asked)
+        exchange = LocalExchange(len(ids), choices, self.opening(asked["messages"]), self.settings.timeouts)
+        sampling = self._sampling(asked, least=self._temperature if stance else 0.0)
         loop = asyncio.get_running_loop()
         for choice in range(choices):
             seed = asked["seed"] + choice if asked.get("seed") is not None else secrets.randbits(62)
-            scribe = _Scribe(self.lm, exchange, loop, choice, limit, asked.get("stop") or ())
-            ticket = Ticket(ids, abs(seed) % 2**62, sampling, limit, scribe.take, scribe.fail, stance)
+            scribe = _Scribe(self._decode, exchange, loop, choice, limit, asked.get("stop") or ())
+            ticket = Ticket(
+                ids, abs(seed) % 2**62, sampling, limit, scribe.take, scribe.fail, stance, owner, exchange.left
+            )
             try:
                 self._engine.submit(ticket)
             except AzeotropeError:
@@ -231,10 +255,24 @@ class LocalUpstream:
         asked = next((m["content"] for m in reversed(plain) if m["role"] == "user"), "")
         return f"Q: {asked.removeprefix('Q: ').removesuffix(chr(10) + 'A:')}\nA:"
 
-    def _sampling(self, asked: Json) -> Sampling:
-        """What the request says; the temperature that the defenses were bound at where it says nothing."""
+    def opening(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """What the chat template writes after the conversation: the reply goes on from there."""
+        if not getattr(self.lm.tokenizer, "chat_template", None):
+            return ""
+        plain = [{"role": m["role"], "content": _plain(m.get("content"))} for m in messages]
+        said = str(self.lm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=False))
+        whole = self.prompt(messages)
+        return whole[len(said) :] if whole.startswith(said) else whole[-OPENING:]
+
+    def _sampling(self, asked: Json, least: float) -> Sampling:
+        """What the request says; the temperature that the defenses were bound at where it says nothing.
+
+        `least`: what a defense adds to logits that were divided by the temperature fades with the temperature, so
+        that under one it does not go below that at which the defense was bound.
+        """
+        wanted = asked.get("temperature")
         return Sampling(
-            temperature=self._temperature if asked.get("temperature") is None else asked["temperature"],
+            temperature=max(least, self._temperature if wanted is None else wanted),
             top_k=max(0, asked.get("top_k") or 0),
             top_p=asked.get("top_p") or 1.0,
         )
@@ -245,7 +283,7 @@ class _Scribe:
 
     def __init__(
         self,
-        lm: Any,
+        decode: Callable[[Sequence[int]], str],
         exchange: LocalExchange,
         loop: asyncio.AbstractEventLoop,
         choice: int,
@@ -253,7 +291,7 @@ class _Scribe:
         stops: Sequence[str],
     ) -> None:
         self._exchange, self._loop, self._choice = exchange, loop, choice
-        self._speech = Speech(lm.decode, stops)
+        self._speech = Speech(decode, stops)
         self._left = limit
 
     def take(self, token: int, finished: bool) -> bool:
@@ -282,9 +320,23 @@ class _Scribe:
             self._exchange.close()
 
 
-def busy() -> Problem:
-    """There is no room for another request."""
-    return Problem(503, "overloaded", "The model is busy; try again later.", "busy")
+def with_tags(lm: Any) -> Callable[[Sequence[int]], str]:
+    """How tokens become text: without special ones, but for those that are tags of reasoning."""
+    special = set(lm.tokenizer.all_special_tokens)
+    tags = [tag for pair in TAGS for tag in pair if tag in special]
+    kept = {int(lm.tokenizer.convert_tokens_to_ids(tag)): tag for tag in tags}
+    if not kept:
+        return cast("Callable[[Sequence[int]], str]", lm.decode)
+
+    def decode(ids: Sequence[int]) -> str:
+        text, start = "", 0
+        for place, token in enumerate(ids):
+            if token in kept:
+                text += lm.decode(ids[start:place]) + kept[token]
+                start = place + 1
+        return text + str(lm.decode(ids[start:]))
+
+    return decode
 
 
 def _plain(content: Any) -> str:
@@ -322,5 +374,10 @@ def open_teacher(settings: TeacherSettings, policy: Snapshot) -> LocalUpstream:
     """The model of our own, with the defenses of the policy's stances. Raises ConfigError and MissingError."""
     stances = {name: stance.logits for name, stance in policy.stances.items() if stance.logits}
     return LocalUpstream(
-        settings.model, stances, task=settings.task, temperature=settings.temperature, rows=settings.rows
+        settings.model,
+        stances,
+        task=settings.task,
+        temperature=settings.temperature,
+        rows=settings.rows,
+        tags=settings.tags,
     )

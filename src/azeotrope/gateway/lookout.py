@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time as clocks
+from collections import OrderedDict
 from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Thread
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
 EARLIER: Final = 4  # texts at either end of a conversation whose wording is looked at
 STEADY: Final = getattr(clocks, "CLOCK_BOOTTIME", clocks.CLOCK_MONOTONIC)  # it goes on while a machine sleeps
+KEYS: Final = 4096  # of which it is known what they asked last
+TEXTS: Final = 32  # of each
 WAITING: Final = 4096  # requests that may wait to be written down
 
 
@@ -54,6 +57,7 @@ class Lookout:
                 "need a secret; set it to 32 random bytes in hexadecimal."
             )
         self._links = settings.links
+        self._heard = Heard()
         self._began, self._set = time(), clocks.clock_gettime(STEADY)
         self.watch = Watch(
             settings.watch,
@@ -95,17 +99,19 @@ class Lookout:
     def _seen(self, case: Case, request: Request, scope: Scope) -> Seen:
         assert case.job is not None and case.job.shield is not None  # noqa: PT018
         change, usage = case.job.shield.change, case.job.usage
+        key, prompt = _key(case.identity), newest(request)
+        goes_on = self._heard.before(key, prompt) and _step(request)  # with what was asked and counted
         said = change.came + change.answer
         tokens = usage.completion if usage and usage.completion is not None else said // 4
         return Seen(
-            key=_key(case.identity),
+            key=key,
             tenant=case.identity.tenant,
             time=self._now(),
-            prompt="" if _step(request) else newest(request),
+            prompt="" if goes_on else prompt,
             answer_tokens=tokens * change.answer // max(1, said),
             reasoning_tokens=tokens * min(change.left, change.came) // max(1, said),
             logprob_floats=change.numbers,
-            flags=conduct(request),
+            flags=conduct(request, step=goes_on),
             sampling=crc32(repr((request.temperature, request.top_p, request.top_k, request.seed)).encode()),
             links={kind: self.watch.keyed(kind, value) for kind in self._links if (value := _trait(kind, scope))},
         )
@@ -130,9 +136,12 @@ def newest(request: Request) -> str:
     return request.prompt
 
 
-def conduct(request: Request) -> int:
-    """What a request itself shows; what its newest text and the request before it show, the watch sees."""
-    flags = Flag(0) if _step(request) else _instructions(request)
+def conduct(request: Request, *, step: bool = False) -> int:
+    """What a request itself shows; what its newest text and the request before it show, the watch sees.
+
+    `step`: it only brings a tool's result to what was asked before.
+    """
+    flags = Flag(0) if step else _instructions(request)
     if request.logprobs:
         flags |= Flag.LOGPROBS
     if request.bias:
@@ -145,7 +154,7 @@ def conduct(request: Request) -> int:
 
 
 def _step(request: Request) -> bool:
-    """Whether a request only brings a tool's result: then nobody asked anything new."""
+    """Whether a request ends with a tool's result. Its user's text may be new all the same."""
     return bool(request.messages) and request.messages[-1].role == "tool"
 
 
@@ -220,6 +229,27 @@ def _measured(now: Snapshot) -> list[tuple[str, str, float]]:
         ("clusters", "groups of linked tenants", now.clusters),
         ("waiting", "prompts that wait for the worker", now.queued),
     ]
+
+
+class Heard:
+    """What the keys asked last, as hashes: the last `TEXTS` of each of the `KEYS` keys that were here last."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, OrderedDict[int, None]] = OrderedDict()
+
+    def before(self, key: str, text: str) -> bool:
+        """Whether a key asked this before; it has now."""
+        mine = self._texts.pop(key, None)
+        self._texts[key] = mine = OrderedDict() if mine is None else mine
+        if len(self._texts) > KEYS:
+            self._texts.popitem(last=False)
+        name = hash(text)
+        known = name in mine
+        mine[name] = None
+        mine.move_to_end(name)
+        if len(mine) > TEXTS:
+            mine.popitem(last=False)
+        return known
 
 
 class Notes:

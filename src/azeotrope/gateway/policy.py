@@ -125,13 +125,13 @@ class Failing(Settings):
 
     `database` and `limits` are read when the server starts. `database`: "open" serves keys seen within the hour.
     `limits`: the shared counters; "open" counts in this process alone. `audit`: rows that cannot be written;
-    "open" serves without. `signals`: "open" serves with the stance of level 0.
+    "open" serves without. `signals`: the detection; "open" serves with the stance of level 0.
     """
 
     database: Literal["closed", "open"] = "closed"
     limits: Literal["closed", "open"] = "closed"
     audit: Literal["closed", "open"] = "closed"
-    signals: Literal["closed", "open"] = "open"
+    signals: Literal["closed", "open"] = "closed"
 
 
 class PolicyFile(Settings):
@@ -236,6 +236,8 @@ def _yaml(path: Path) -> Any:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
         raise ConfigError(f"{path}{line} is not valid YAML.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # the 30th of February, deep nesting
+        raise ConfigError(f"{path} holds a value that cannot be read ({type(error).__name__}).") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} does not hold a policy; write 'azeotrope_gateway: 1', 'stances:', 'contexts:'.")
     return raw

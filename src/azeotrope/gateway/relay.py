@@ -17,33 +17,43 @@ import msgspec
 from azeotrope.gateway.dialects import Dialect, Reader, dialect
 from azeotrope.gateway.ids import Ids
 from azeotrope.gateway.logs import log
+from azeotrope.gateway.refusal import LARGEST_ERROR, RefusedError, refusal, told
 from azeotrope.gateway.settings import UpstreamSettings
 from azeotrope.gateway.shield import Shield
 from azeotrope.gateway.table import Decision
 from azeotrope.gateway.upstream import Answer, Asked, UpstreamError
-from azeotrope.gateway.vault import Record, Vault
+from azeotrope.gateway.vault import Record, Vault, words
 from azeotrope.gateway.wire import events as ev
 from azeotrope.gateway.wire.errors import Problem, WireError
-from azeotrope.gateway.wire.fields import encode, word
+from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply, gather
-from azeotrope.gateway.wire.request import Message, Request, RequestError, Seal, prefill
+from azeotrope.gateway.wire.request import Call, Message, Request, RequestError, Seal, prefill
 from azeotrope.gateway.wire.sse import EventParser
-from azeotrope.gateway.wire.think import TAGS, Splitter
+from azeotrope.gateway.wire.think import LONGEST_TAG, Splitter, inside
 
-LARGEST_ERROR = 64 * 1024
 SPARE = 40  # levels that a request may be nested further, in a reply that repeats it or a deeper call of ours
 QUIET = 10.0  # seconds without a byte to the client before one is sent to show that the connection lives
 Send = Callable[[bytes], Awaitable[None]]
 Recorder = Callable[[], Awaitable[None]]
 
 
-class RefusedError(Exception):
-    """A request that gets no reply, and what the client is told; `retry_after` in seconds."""
+@dataclass(slots=True)
+class Called:
+    """A call that a model is making."""
 
-    def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
-        super().__init__(problem.message)
-        self.problem, self.retry_after = problem, retry_after
+    id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    def add(self, event: ev.Tool) -> None:
+        """Take a piece of it."""
+        self.id, self.name = self.id or event.id, self.name or event.name
+        self.pieces.append(event.arguments)
+
+    def made(self) -> Call:
+        """The call so far; one without arguments has an empty object of them, as clients return it."""
+        return Call(self.id, self.name, "".join(self.pieces) or "{}")
 
 
 @dataclass(slots=True)
@@ -59,10 +69,18 @@ class Job:
     usage: ev.Usage | None = None
     failure: ev.Failure | None = None
     reasons: dict[int, str] = field(default_factory=dict)
-    calls: dict[int, dict[str, None]] = field(default_factory=dict)
+    calls: dict[int, dict[int, Called]] = field(default_factory=dict)  # by choice and slot, until they are kept
     pieces: int = 0  # events of the upstream's stream
     busy: float = 0.0  # seconds of our own work on the reply
     shield: Shield | None = None
+    asked: bytes = b""  # a digest of what the upstream was asked
+    restored: float = 0.0  # the share of what was sent that is reasoning which the client was not given
+    wants_reasoning: bool = False  # of the upstream
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has ended."""
+        return len(self.reasons) >= self.request.n
 
     def watch(self, events: list[ev.Event]) -> None:
         """Note what the record of this request needs."""
@@ -73,8 +91,8 @@ class Job:
                 self.failure = event
             elif isinstance(event, ev.Finish):
                 self.reasons[event.choice] = event.reason
-            elif isinstance(event, ev.Tool) and event.id:
-                self.calls.setdefault(event.choice, {})[event.id] = None
+            elif isinstance(event, ev.Tool):
+                self.calls.setdefault(event.choice, {}).setdefault(event.slot, Called()).add(event)
 
 
 class Relay:
@@ -94,7 +112,8 @@ class Relay:
         body = await self.body(job, upstream.settings)
         outward = dialect("completions" if job.request.dialect == "completions" else upstream.settings.dialect)
         stance = job.decision.stance
-        exchange = await upstream.post(outward.path, body, stance=stance.name if stance.logits else "")
+        named = stance.name if stance.logits else ""
+        exchange = await upstream.post(outward.path, body, stance=named, owner=job.tenant)
         if exchange.status != 200:
             try:
                 told = await exchange.body(LARGEST_ERROR)
@@ -105,12 +124,12 @@ class Relay:
 
     async def body(self, job: Job, settings: UpstreamSettings) -> bytes:
         """What the upstream is sent. Raises RequestError and RefusedError."""
-        request = msgspec.structs.replace(job.request, model=job.served)
+        request, hidden = msgspec.structs.replace(job.request, model=job.served), 0
         if request.messages:
             _check(request.messages)
-            found = await self._vault.rehydrate(
-                job.tenant, request.messages, trust=job.decision.treatment.exact and settings.wants_reasoning
-            )
+            trust = job.decision.treatment.exact and (settings.wants_reasoning or settings.dialect == "messages")
+            found = await self._vault.rehydrate(job.tenant, request.messages, trust=trust)
+            hidden = found.characters
             if found.missing and settings.wants_reasoning and settings.missing_reasoning == "refuse":
                 raise RefusedError(
                     Problem(
@@ -128,10 +147,15 @@ class Relay:
         written = dialect("completions" if plain else settings.dialect).write(request)
         if settings.limit_field != "max_tokens" and "max_tokens" in written and settings.dialect == "chat":
             written[settings.limit_field] = written.pop("max_tokens")
+        if settings.wants_reasoning and settings.dialect == "chat" and not plain:
+            _complete(written)
         if settings.cache_salt:
             written["cache_salt"] = blake2b(job.tenant.encode(), key=self._dice, digest_size=16).hexdigest()
         try:
-            return encode(written, spare=SPARE)
+            job.asked = _digest(written)
+            body = encode(written, spare=SPARE)
+            job.restored = hidden / max(1, len(body))
+            return body
         except WireError:
             raise RequestError("The request is nested too deeply.", code="invalid_json") from None
 
@@ -139,12 +163,15 @@ class Relay:
         """The shield of a job's reply. It keeps the reasoning that the client is not given as it came."""
         job.id = dialect(job.request.dialect).prefix + self._ids.hex(16)
         job.created = int(time())
+        job.wants_reasoning = settings.wants_reasoning
         keep = not job.decision.treatment.exact or job.request.dialect not in (settings.dialect, "completions")
+        keep = keep or (settings.wants_reasoning and bool(job.request.tools))  # the next stance may be another
         job.shield = Shield(
             job.decision.treatment,
             self._throw(job),
             asked=job.request.top_logprobs,
             keep=keep,
+            restored=job.restored,
             cached=settings.tells_cached,
         )
         return job.shield
@@ -158,7 +185,7 @@ class Relay:
         """
         shield, outward = self.start(job, settings), dialect(job.request.dialect)
         writer = outward.writer(job.id, job.request.model, job.created, form(job), **_echo(outward, job.request))
-        reader, parser = self._reader(job, settings), EventParser()
+        reader, parser = self._reader(job, settings, exchange), EventParser()
         last = perf_counter()
         try:
             while True:
@@ -171,6 +198,8 @@ class Relay:
                     out += self._rest(job, settings, reader, shield, writer.write)
                 now = perf_counter()
                 job.busy += now - began
+                if job.calls and any(isinstance(event, ev.Finish) for event in events):
+                    await self.keep(job)  # before the client knows that it can return the calls' results
                 if ended:
                     await self._end(job, send, out, writer.end, record)
                 elif out:
@@ -197,7 +226,7 @@ class Relay:
         self, job: Job, send: Send, out: bytes, end: Callable[[], bytes], record: Recorder | None
     ) -> None:
         """Send the rest, record the reply, send its end. Before that the vault has what the next turn needs."""
-        await self.keep(job)
+        await self.keep(job, over=True)
         if record is None:
             await send(out + end())
             return
@@ -211,11 +240,11 @@ class Relay:
         shield, outward = self.start(job, settings), dialect(job.request.dialect)
         body = await exchange.body(settings.largest_reply)
         began = perf_counter()
-        reader = self._reader(job, settings)
+        reader = self._reader(job, settings, exchange)
         try:
             events = [*reader.whole(body), *reader.close()]
             if self._began_inside(job, settings, reader):  # nothing has left yet: read it again
-                reader = self._reader(job, settings, opened=True)
+                reader = self._reader(job, settings, exchange, opened=True)
                 events = [*reader.whole(body), *reader.close()]
         except WireError:
             raise UpstreamError(
@@ -230,18 +259,24 @@ class Relay:
         )
         answer = encode(written)
         job.busy += perf_counter() - began
-        await self.keep(job)
+        await self.keep(job, over=True)
         return answer
 
-    async def keep(self, job: Job) -> None:
-        """Seal what the client was not shown, for the turn on which the upstream wants it back."""
+    async def keep(self, job: Job, *, over: bool = False) -> None:
+        """Seal what the client was not shown, for the turn on which the upstream wants it back.
+
+        Of the choices that have ended, or, where the reply is `over`, of all.
+        """
         if job.shield is None:
             return
         change = job.shield.change
-        for choice, calls in job.calls.items():
+        asked = next((words(m) for m in reversed(job.request.messages) if m.role == "user"), "")
+        for choice in [choice for choice in job.calls if over or choice in job.reasons]:
+            calls = [call.made() for call in job.calls.pop(choice).values()]
             thoughts = "".join(change.original.get(choice, ()))
             seals = tuple(Seal(piece.kind, piece.data) for piece in change.sealed.get(choice, ()))
-            await self._vault.seal(job.tenant, calls, Record(thoughts, seals))
+            if thoughts or seals or job.wants_reasoning:  # that there was none is worth knowing, too
+                await self._vault.seal(job.tenant, calls, Record(thoughts, seals), asked)
 
     def _events(self, job: Job, reader: Reader, parser: EventParser, data: bytes) -> list[ev.Event]:
         """The events in some bytes; at their end, what the stream left open."""
@@ -270,13 +305,14 @@ class Relay:
         job.watch(last)
         return b"".join(map(write, [*shield.take(last), *shield.close()]))
 
-    def _reader(self, job: Job, settings: UpstreamSettings, *, opened: bool = False) -> Reader:
+    def _reader(self, job: Job, settings: UpstreamSettings, exchange: Answer, *, opened: bool = False) -> Reader:
         """The reader of an upstream's reply; `opened` if it begins within reasoning."""
         name = "completions" if job.request.dialect == "completions" else settings.dialect
         if settings.tags == "none" and name != "completions":
             return dialect(name).reader(None)
-        opened = opened or settings.tags == "opened" or _inside(job.request.prompt)
-        return dialect(name).reader(lambda: Splitter(opened=opened))
+        before = exchange.before or job.request.prompt
+        opened = opened or settings.tags == "opened" or inside(before)
+        return dialect(name).reader(lambda: Splitter(opened=opened, before=before[-LONGEST_TAG:]))
 
     def _began_inside(self, job: Job, settings: UpstreamSettings, reader: Reader) -> bool:
         """Whether a reply seems to have begun within reasoning, and nobody said that it would; it is logged.
@@ -293,12 +329,25 @@ class Relay:
         return True
 
     def _throw(self, job: Job) -> bytes:
-        """What the random choices of this reply follow from: the tenant, the model and all that was asked.
+        """What the random choices of this reply follow from: the tenant, and all that the upstream was asked.
 
-        Whoever asks the same again sees the same choices made, and cannot average them away.
+        Whoever asks the same again sees the same choices made, and cannot average them away; what a client says to
+        us alone changes nothing.
         """
-        asked = msgspec.json.encode(msgspec.structs.replace(job.request, stream=False, usage=False))
-        return blake2b(asked + b"\0" + job.tenant.encode(), key=self._dice, digest_size=32).digest()
+        return blake2b(job.asked + job.tenant.encode(), key=self._dice, digest_size=32).digest()
+
+
+def _complete(written: Json) -> None:
+    """Give assistants' messages with calls the field that the upstream insists on, empty where it is not known."""
+    for message in written.get("messages", ()):
+        if message.get("role") == "assistant" and message.get("tool_calls"):
+            message.setdefault("reasoning_content", "")
+
+
+def _digest(written: Json) -> bytes:
+    """Of a request's fields, but for whether its reply is streamed."""
+    told = {name: value for name, value in written.items() if name not in ("stream", "stream_options")}
+    return blake2b(encode(told, spare=SPARE), digest_size=32).digest()
 
 
 def _check(messages: Iterable[Message]) -> None:
@@ -306,12 +355,6 @@ def _check(messages: Iterable[Message]) -> None:
     said = [message.role for message in messages if message.role not in ("system", "developer")]
     if said and said[-1] == "assistant":
         raise prefill()
-
-
-def _inside(prompt: str) -> bool:
-    """Whether a raw prompt ends within reasoning, so that the reply begins there."""
-    opened = max(prompt.rfind(opening) for opening, _ in TAGS)
-    return opened > max(prompt.rfind(closing) for _, closing in TAGS)
 
 
 def form(job: Job) -> Form:
@@ -322,37 +365,6 @@ def form(job: Job) -> Form:
         tell_reasoning=treatment.tell_reasoning,
         logprobs=job.request.logprobs and treatment.logprobs,
     )
-
-
-def refusal(status: int, body: bytes) -> Problem:
-    """What a client is told of an upstream's error: its kind, and its code if that is a plain word."""
-    code = _code(body)
-    if status in (401, 403):
-        return Problem(502, "upstream", "The upstream does not accept this server's key.", "upstream_refused")
-    if status == 404:
-        return Problem(404, "not_found", "The upstream does not know this model.", code or "model_not_found")
-    if status == 413:
-        return Problem(413, "too_large", "The request is too large for the upstream.", code or "too_large")
-    if status == 429:
-        return Problem(429, "rate_limit", "The upstream is asked too much; try again later.", "upstream_busy")
-    if status in (503, 529):
-        return Problem(503, "overloaded", "The upstream is overloaded; try again later.", "upstream_overloaded")
-    if 400 <= status < 500:
-        return Problem(status, "invalid_request", f"The upstream refused the request ({status}).", code)
-    return Problem(502, "upstream", f"The upstream failed ({status}).", "upstream_error")
-
-
-def told(failure: ev.Failure) -> Problem:
-    """An upstream's failure within a reply, as a client is told of it."""
-    return refusal(failure.status, encode({"error": {"code": failure.code}}))
-
-
-def _code(body: bytes) -> str:
-    try:
-        found = msgspec.json.decode(body)
-        return word(found["error"].get("code")) or word(found["error"].get("type"))
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError, RecursionError):
-        return ""
 
 
 def _asks(surface: object) -> int:

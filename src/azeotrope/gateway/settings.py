@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from azeotrope.gateway.traces.settings import TelemetrySettings
 
 MEGABYTE = 1 << 20
 Dialect = Literal["chat", "completions", "responses", "messages"]
+Tags = Literal["auto", "opened", "none"]
 
 
 class Timeouts(Settings):
@@ -52,7 +54,7 @@ class UpstreamSettings(Settings):
     key_env: str | None = None
     key_file: Path | None = None
     header: Literal["authorization", "x-api-key"] = "authorization"
-    tags: Literal["auto", "opened", "none"] = "auto"
+    tags: Tags = "auto"
     wants_reasoning: bool = False
     missing_reasoning: Literal["empty", "refuse"] = "empty"
     shows: Literal["text", "logprobs"] = "text"
@@ -96,12 +98,16 @@ class UpstreamSettings(Settings):
 
 
 class TeacherSettings(Settings):
-    """A model of one's own, served by this process. `task` is what defenses that need data of the model's use."""
+    """A model of one's own, served by this process. `task` is what defenses that need data of the model's use.
+
+    `tags` as for upstreams; a tag that the model's chat template writes after the conversation is seen here.
+    """
 
     model: str = "embedded/teacher"
     task: str = "lookup"
     temperature: float = Field(0.6, gt=0, le=2, description="where a request says none, and for calibration")
     rows: int = Field(64, ge=1, description="replies that are written at a time")
+    tags: Tags = "auto"
 
 
 TEACHER = "teacher"  # the name of that upstream
@@ -130,8 +136,19 @@ class Listen(Settings):
         60.0, gt=0, description="a client that takes nothing of a stream for so long is gone"
     )
     log_requests: bool = Field(False, description="a line on stderr for every request")
+    metrics_token_env: str | None = Field(
+        None, description="names the variable with the token of /metrics; without it, only loopback serves them"
+    )
     overhead_header: bool = Field(False, description="X-Azeotrope-Overhead-Ms on replies")
     drain: float = Field(30.0, ge=0, description="seconds that requests under way have to end when it is stopped")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody else's machine can connect."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 class VaultSettings(Settings):

@@ -25,7 +25,7 @@ class RedisShelf:
         self._redis = connect(url, timeout=timeout, connections=CONNECTIONS)
         self._prefix, self._most = f"{prefix}:vault:".encode(), most
 
-    async def put(self, records: Mapping[bytes, bytes], ttl: float) -> None:
+    async def put(self, records: Mapping[bytes, bytes], ttl: float, owner: str = "") -> None:
         """Keep some values; one of more than `most` bytes is not kept."""
         try:
             async with self._redis.pipeline(transaction=False) as pipe:

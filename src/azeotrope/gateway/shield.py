@@ -52,7 +52,7 @@ class Change:
     differ.
 
     `numbers` counts the log-probabilities that left. `original` holds the reasoning that came, by choice, if it
-    was to be kept.
+    was to be kept, `summaries` what an upstream said of it in its place.
     """
 
     came: int = 0
@@ -61,6 +61,7 @@ class Change:
     altered: bool = False
     numbers: int = 0
     original: dict[int, list[str]] = field(default_factory=dict)
+    summaries: dict[int, list[str]] = field(default_factory=dict)
     sealed: dict[int, list[ev.Sealed]] = field(default_factory=dict)
 
 
@@ -106,14 +107,23 @@ class Shield:
     """One reply under a treatment. Feed it events with `take`, and `close` it.
 
     `dice` names what the random choices of this reply follow from: the same name makes the same choices, so that
-    asking again shows nothing more. `asked` is how many alternatives a token the client wants to see.
-    `keep`: keep the original reasoning in `change`. `cached`: let the count of cached tokens leave.
+    asking again shows nothing more. `asked` is how many alternatives a token the client wants to see. `keep`: keep
+    the original reasoning in `change`. `cached`: let the count of cached tokens leave. `restored`: the share of
+    the prompt that is reasoning of earlier turns which the client was not given.
     """
 
     def __init__(
-        self, treatment: Treatment, dice: bytes, *, asked: int = 0, keep: bool = False, cached: bool = False
+        self,
+        treatment: Treatment,
+        dice: bytes,
+        *,
+        asked: int = 0,
+        keep: bool = False,
+        cached: bool = False,
+        restored: float = 0.0,
     ) -> None:
         self._do, self._dice, self._asked, self._keep, self._cached = treatment, dice, asked, keep, cached
+        self._restored = restored
         self._open: dict[tuple[int, bool], Thoughts] = {}
         self._runs = 0
         self.change = Change()
@@ -157,8 +167,9 @@ class Shield:
     def _think(self, event: ev.Reasoning, found: list[ev.Event]) -> None:
         change = self.change
         change.came += len(event.text)
-        if self._keep and not event.summary:
-            change.original.setdefault(event.choice, []).append(event.text)
+        if self._keep:
+            kept = change.summaries if event.summary else change.original
+            kept.setdefault(event.choice, []).append(event.text)
         if self._do.exact:
             change.left += len(event.text)
             found.append(event)
@@ -203,8 +214,10 @@ class Shield:
         completion = usage.completion
         if not self._do.bill_reasoning and completion is not None:
             completion = max(0, completion - (usage.reasoning or self._share(completion)))
-        told = usage.reasoning if self._do.tell_reasoning else None
-        return ev.Usage(usage.prompt, completion, told, usage.cached if self._cached else None)
+        told, prompt = usage.reasoning if self._do.tell_reasoning else None, usage.prompt
+        if not self._do.bill_reasoning and prompt is not None:
+            prompt = round(prompt * (1.0 - self._restored))
+        return ev.Usage(prompt, completion, told, usage.cached if self._cached else None)
 
     def _share(self, completion: int) -> int:
         """How many of a reply's tokens were reasoning, by its characters, where the upstream does not say so."""

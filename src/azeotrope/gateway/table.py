@@ -162,6 +162,9 @@ class PolicyBox:
             except AzeotropeError as error:
                 self.error = str(error)
                 return False
+            except Exception as error:  # whatever is wrong with a file, later ones must still be read
+                self.error = f"{self._path} cannot be used ({type(error).__name__})"
+                return False
             self.error = ""
             changed = found.hash != self.current.hash
             self.current = found

@@ -43,6 +43,11 @@ class Answer(Protocol):
         """Seconds, if it asks for patience."""
         ...
 
+    @property
+    def before(self) -> str:
+        """The end of what the model was given to go on from, where that is known; else nothing."""
+        ...
+
     async def read(self) -> bytes:
         """The next bytes; none at the end."""
         ...
@@ -68,8 +73,8 @@ class Asked(Protocol):
         """How it is asked."""
         ...
 
-    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Answer:
-        """Send a request, which is part of a `trace` (its W3C header)."""
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "", owner: str = "") -> Answer:
+        """Send a request, which is part of a `trace` (its W3C header), for a tenant (`owner`)."""
         ...
 
     async def stop(self) -> None:
@@ -89,6 +94,7 @@ class Exchange:
         self._watch: asyncio.TimerHandle | None = None
         self.status = response.status
         self.retry_after = _seconds(response.headers.get("retry-after"))
+        self.before = ""
         self._begun = False
 
     async def read(self) -> bytes:
@@ -179,11 +185,13 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Exchange:
+    async def post(
+        self, path: str, body: bytes, *, stance: str = "", trace: str = "", owner: str = ""
+    ) -> Exchange:
         """Send `body`; return once the status is known. Raises UpstreamError.
 
         `stance` names one whose defenses act while the model writes: servers elsewhere know none, and are not
-        asked.
+        asked. Nor are they told whose request it is.
 
         A refused connection, one that ends before the status, and statuses that ask for it are tried again, as
         far as the retries of this request and the pool's budget go.

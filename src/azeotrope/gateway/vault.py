@@ -1,9 +1,10 @@
 """The reasoning vault: reasoning that a client may not see, kept for the turn on which the upstream wants it back.
 
 Some upstreams refuse a tool's result unless the reasoning that led to the call comes with it, word for word. What
-a stance hides or rewrites is therefore sealed here under the ids of the calls, and put back when the client
-returns their results. A record can be opened for the tenant that it was made for, for a limited time, and only
-here; reasoning that a client writes itself never takes its place.
+a stance hides or rewrites is therefore sealed here, and put back when the client returns the calls' results. A
+record can be opened for the tenant that it was made for, for a limited time, only here, and only for the same call
+(its id, function and arguments) after the same words of the user: ids alone are not unique on every server, and a
+call under another question would have its reasoning told. Reasoning that a client writes never takes its place.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.gateway.wire.request import Message, Seal
+from azeotrope.gateway.wire.request import Call, Message, Seal
 
 HOUR = 3600.0
 NONCE = 12
@@ -41,8 +42,8 @@ class Record(msgspec.Struct, frozen=True):
 class Shelf(Protocol):
     """Where sealed records lie: bytes by name, forgotten after `ttl` seconds or earlier if space is short."""
 
-    async def put(self, records: Mapping[bytes, bytes], ttl: float) -> None:
-        """Keep some values."""
+    async def put(self, records: Mapping[bytes, bytes], ttl: float, owner: str = "") -> None:
+        """Keep some values of a tenant."""
         ...
 
     async def get(self, names: Sequence[bytes]) -> list[bytes | None]:
@@ -55,23 +56,28 @@ class Shelf(Protocol):
 
 
 class MemoryShelf:
-    """A shelf in this process. The oldest records go when there are more than `most` bytes."""
+    """A shelf in this process. Of more than `most` bytes, the oldest records go of the tenant that has most."""
 
     def __init__(self, most: int = 64 << 20, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
-        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self._kept: dict[bytes, tuple[float, bytes, str]] = {}
+        self._owned: dict[str, OrderedDict[bytes, None]] = {}
+        self._sizes: dict[str, int] = {}
         self.size = 0
 
-    async def put(self, records: Mapping[bytes, bytes], ttl: float) -> None:
+    async def put(self, records: Mapping[bytes, bytes], ttl: float, owner: str = "") -> None:
         """See `Shelf.put`."""
         for name, value in records.items():
             self._drop(name)
             if len(value) > self._most:
                 continue
-            self._kept[name] = (self._clock() + ttl, value)
+            self._kept[name] = (self._clock() + ttl, value, owner)
+            self._owned.setdefault(owner, OrderedDict())[name] = None
+            self._sizes[owner] = self._sizes.get(owner, 0) + len(value)
             self.size += len(value)
             while self.size > self._most:
-                self._drop(next(iter(self._kept)))
+                largest = max(self._sizes, key=self._sizes.__getitem__)
+                self._drop(next(iter(self._owned[largest])))
 
     async def get(self, names: Sequence[bytes]) -> list[bytes | None]:
         """See `Shelf.get`."""
@@ -90,17 +96,24 @@ class MemoryShelf:
         return found[1]
 
     def _drop(self, name: bytes) -> None:
-        if (old := self._kept.pop(name, None)) is not None:
-            self.size -= len(old[1])
+        if (old := self._kept.pop(name, None)) is None:
+            return
+        _, value, owner = old
+        self.size -= len(value)
+        self._sizes[owner] -= len(value)
+        del self._owned[owner][name]
+        if not self._owned[owner]:
+            del self._owned[owner], self._sizes[owner]
 
 
 @dataclass(frozen=True, slots=True)
 class Rehydrated:
-    """Messages with reasoning put back, how many had some, and how many calls nothing was found for."""
+    """Messages with reasoning put back: how many got some, of how many characters, and how many got none."""
 
     messages: tuple[Message, ...]
     restored: int = 0
     missing: int = 0
+    characters: int = 0
 
 
 class Vault:
@@ -113,30 +126,31 @@ class Vault:
         self._master = master or os.urandom(32)
         self._keys: OrderedDict[str, tuple[AESGCM, bytes]] = OrderedDict()
 
-    async def seal(self, tenant: str, calls: Iterable[str], record: Record) -> None:
-        """Keep `record` under each of the ids. An empty record is not kept."""
-        ids = [call for call in calls if call]
-        if not ids or not (record.thoughts or record.seals):
+    async def seal(self, tenant: str, calls: Iterable[Call], record: Record, asked: str = "") -> None:
+        """Keep `record` for each of the calls, which were made when the user had `asked` something last."""
+        names = [self._name(tenant, call, asked) for call in calls if call.id]
+        if not names:
             return
         cipher, _ = self._tenant(tenant)
         plain = msgspec.json.encode(record)
         sealed = {}
-        for name in (self._name(tenant, call) for call in ids):
+        for name in names:
             nonce = os.urandom(NONCE)
             sealed[name] = nonce + cipher.encrypt(nonce, plain, name)
-        await self._shelf.put(sealed, self._ttl)
+        await self._shelf.put(sealed, self._ttl, tenant)
 
-    async def open(self, tenant: str, calls: Sequence[str]) -> dict[str, Record]:
-        """The records of calls: of those that there are, and that this tenant's key opens."""
+    async def open(self, tenant: str, calls: Sequence[tuple[Call, str]]) -> list[Record | None]:
+        """The records of calls, each with what the user had asked last, where there is one that opens."""
         if not calls:
-            return {}
-        names = [self._name(tenant, call) for call in calls]
-        found = {}
-        for call, name, sealed in zip(calls, names, await self._shelf.get(names), strict=True):
+            return []
+        names = [self._name(tenant, call, asked) for call, asked in calls]
+        found: list[Record | None] = []
+        for name, sealed in zip(names, await self._shelf.get(names), strict=True):
+            found.append(None)
             with suppress(InvalidTag, ValueError, msgspec.DecodeError):
                 if sealed is not None:
                     plain = self._tenant(tenant)[0].decrypt(sealed[:NONCE], sealed[NONCE:], name)
-                    found[call] = msgspec.json.decode(plain, type=Record)
+                    found[-1] = msgspec.json.decode(plain, type=Record)
         return found
 
     async def close(self) -> None:
@@ -146,28 +160,32 @@ class Vault:
     async def rehydrate(self, tenant: str, messages: Sequence[Message], *, trust: bool = False) -> Rehydrated:
         """Put back what was kept before the calls of assistants' messages.
 
-        What clients wrote as reasoning is dropped, unless `trust` (stances under which reasoning leaves unchanged:
-        then clients return what they were given, and it is used where nothing is kept).
+        What clients wrote as reasoning is dropped. With `trust` (stances under which reasoning leaves unchanged,
+        so that clients return what they were given) it stays where nothing is kept and its provider's seal is with
+        it, by which the provider will know it.
         """
-        found, restored, missing = [], 0, 0
-        records = await self.open(tenant, [call.id for message in messages for call in message.calls])
+        asked, calls = "", []
         for message in messages:
-            if message.role != "assistant":
-                found.append(replace_thoughts(message, "", ()))
-                continue
-            record = next((records[call.id] for call in message.calls if call.id in records), None)
+            asked = words(message) if message.role == "user" else asked
+            calls += [(call, asked) for call in message.calls]
+        records = iter(await self.open(tenant, calls))
+        found, restored, missing, characters = [], 0, 0, 0
+        for message in messages:
+            mine = [next(records) for _ in message.calls]
+            record = next((one for one in mine if one is not None), None)
             if record is not None:
                 restored += 1
+                characters += len(record.thoughts)
                 message = replace_thoughts(message, record.thoughts, record.seals)
-            elif message.calls:
-                missing += not (trust and (message.thoughts or message.seals))
-            if record is None and not trust:
+            elif not (trust and message.role == "assistant" and message.seals):
+                missing += bool(message.calls)
                 message = replace_thoughts(message, "", ())
             found.append(message)
-        return Rehydrated(tuple(found), restored, missing)
+        return Rehydrated(tuple(found), restored, missing, characters)
 
-    def _name(self, tenant: str, call: str) -> bytes:
-        return hmac.new(self._tenant(tenant)[1], call.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    def _name(self, tenant: str, call: Call, asked: str) -> bytes:
+        told = msgspec.json.encode((call.id, call.name, _plain(call.arguments), asked))
+        return hmac.new(self._tenant(tenant)[1], told, hashlib.sha256).digest()
 
     def _tenant(self, tenant: str) -> tuple[AESGCM, bytes]:
         """The cipher and the naming key of a tenant."""
@@ -178,6 +196,19 @@ class Vault:
             while len(self._keys) > 4096:
                 self._keys.popitem(last=False)
         return found
+
+
+def words(message: Message) -> str:
+    """The text of a message."""
+    return "".join(part for part in message.parts if isinstance(part, str))
+
+
+def _plain(arguments: str) -> str:
+    """Arguments as they are whoever wrote their JSON: clients that parse them write them anew."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        return arguments
 
 
 def replace_thoughts(message: Message, thoughts: str, seals: tuple[Seal, ...]) -> Message:

@@ -9,7 +9,7 @@ its seed alone.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +27,8 @@ class Ticket:
 
     `take(token, finished)` is called from the decoder's thread with every token and must be quick; it says
     whether to go on. `finished`: the model ended by itself (the token is the end-of-sequence token). `fail` is
-    called at most once, instead of more tokens. `rules` names a composition of defenses of the engine.
+    called at most once, instead of more tokens. `rules` names a composition of defenses of the engine. Owners who
+    wait take turns; a ticket of which `left` says that nobody waits for it is dropped from the line.
     """
 
     prompt: tuple[int, ...]
@@ -37,6 +38,8 @@ class Ticket:
     take: Callable[[int, bool], bool]
     fail: Callable[[RunError], None]
     rules: str = ""
+    owner: str = ""
+    left: Callable[[], bool] = lambda: False
 
 
 @dataclass(slots=True)
@@ -60,10 +63,54 @@ class _Cohort:
         return goes_on and len(row.ids) < ticket.limit
 
 
+class _Line:
+    """Who waits: a line an owner, served in turn."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self.size = 0
+
+    def room(self, owner: str, most: int) -> bool:
+        """Whether there is room for a ticket of an owner."""
+        mine = len(self._lines.get(owner, ()))
+        return self.size < most and (mine == self.size or 2 * mine < most)
+
+    def put(self, ticket: Ticket) -> None:
+        """Put a ticket at the end of its owner's line."""
+        self._lines.setdefault(ticket.owner, deque()).append(ticket)
+        self.size += 1
+
+    def next(self) -> Ticket | None:
+        """The first ticket of the owner whose turn it is, if anybody waits for any."""
+        while self._lines:
+            owner, line = self._lines.popitem(last=False)
+            ticket = line.popleft()
+            self.size -= 1
+            if line:
+                self._lines[owner] = line
+            if not ticket.left():
+                return ticket
+        return None
+
+    def clear(self) -> None:
+        """Drop the tickets that nobody waits for."""
+        for ticket in self.rest():
+            if not ticket.left():
+                self.put(ticket)
+
+    def rest(self) -> list[Ticket]:
+        """All that wait; nobody does any more."""
+        found = [ticket for line in self._lines.values() for ticket in line]
+        self._lines.clear()
+        self.size = 0
+        return found
+
+
 class Engine:
     """Decodes tickets with `lm` until `stop`. `rules` are compositions by name; "" is the undefended model.
 
-    At most `rows` are written at a time and `waiting` wait; `submit` raises RunError beyond that.
+    At most `rows` are written at a time and `waiting` wait, of one owner half of these while others are there too;
+    `submit` raises RunError beyond that.
     """
 
     def __init__(
@@ -77,7 +124,7 @@ class Engine:
         self.lm = lm
         self._rules: dict[str, Sequence[LogitRule]] = {"": (), **(rules or {})}
         self._rows, self._most = rows, waiting
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = _Line()
         self._cohorts: list[_Cohort] = []
         self._wake = threading.Condition()
         self._stopping = False
@@ -96,9 +143,11 @@ class Engine:
         if ticket.rules not in self._rules:
             raise ConfigError(f"The engine has no defenses '{ticket.rules}'.{nearest(ticket.rules, self._rules)}")
         with self._wake:
-            if self._stopping or len(self._waiting) >= self._most:
+            if not self._stopping and self._waiting.size >= self._most:
+                self._waiting.clear()
+            if self._stopping or not self._waiting.room(ticket.owner, self._most):
                 raise RunError("The model's line is full; try again later.")
-            self._waiting.append(ticket)
+            self._waiting.put(ticket)
             self._wake.notify()
 
     def stop(self) -> None:
@@ -112,7 +161,7 @@ class Engine:
         with torch.no_grad():
             while True:
                 with self._wake:
-                    while not (self._waiting or self._cohorts or self._stopping):
+                    while not (self._waiting.size or self._cohorts or self._stopping):
                         self._wake.wait()
                     if self._stopping:
                         break
@@ -120,7 +169,7 @@ class Engine:
                 self._cohorts += [self._open(tickets) for tickets in arrived]
                 self._cohorts = [cohort for cohort in self._cohorts if self._turn(cohort)]
         error = RunError("The model was stopped before it was finished.")
-        for ticket in [*self._waiting, *(t for cohort in self._cohorts for t in cohort.tickets)]:
+        for ticket in [*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.tickets)]:
             ticket.fail(error)
         for cohort in self._cohorts:
             cohort.run.close()
@@ -129,8 +178,7 @@ class Engine:
         """The tickets there is room for, in batches of one sampling and one composition."""
         groups: dict[tuple[str, str], list[Ticket]] = {}
         room = self._rows - self.active
-        while self._waiting and room > 0:
-            ticket = self._waiting.popleft()
+        while room > 0 and (ticket := self._waiting.next()) is not None:
             groups.setdefault((ticket.rules, ticket.sampling.model_dump_json()), []).append(ticket)
             room -= 1
         return list(groups.values())

@@ -163,7 +163,7 @@ RENEW: Final = (
     _COMMON
     + """
 for _, set in ipairs(KEYS) do
-  redis.call('ZADD', set, exact(now + tonumber(ARGV[2])), ARGV[1])
+  redis.call('ZADD', set, 'XX', exact(now + tonumber(ARGV[2])), ARGV[1]) -- one that was settled meanwhile stays so
   redis.call('PEXPIRE', set, exact(math.ceil(tonumber(ARGV[2]) / 500)))
 end
 return 1

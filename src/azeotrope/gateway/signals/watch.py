@@ -25,7 +25,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
-from azeotrope.core.errors import ConfigError
+from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.gateway.signals import evidence
 from azeotrope.gateway.signals.analyst import Analyst, Regrouping, Task
 from azeotrope.gateway.signals.calibration import Calibration, Nulls
@@ -44,6 +44,8 @@ UNCALIBRATED: Final = Bets(0.2)
 ALARMS: Final = 1000  # recent alarms that are kept
 SWEEP: Final = 1024  # requests between two looks at silent subjects above 0
 BATCH: Final = 256  # requests that the worker reads together
+LOST: Final = 100  # requests in a row that the worker fails at, before the detection counts as down
+AGAIN: Final = 10.0  # seconds after which it is tried again
 GATHER: Final = 0.25  # seconds that the worker lets them gather
 _log = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class Watch:
         self._alarms: deque[Alarm] = deque(maxlen=ALARMS)
         self._alarm_counts: dict[tuple[str, int], int] = {}
         self.requests = self.dropped = self.failed = 0
+        self._lost, self._lost_at = 0, 0.0  # in a row, and when the last one was
         self.worker_seconds = 0.0
         self._processed = 0
         self.conduct_alarms = 0
@@ -129,6 +132,13 @@ class Watch:
     def bets(self) -> Bets:
         """The bets of signal E."""
         return self._bets
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are being taken in: the worker lives, and does not fail at one after the other."""
+        if self._worker is not None and not self._worker.is_alive():
+            return False
+        return self._lost < LOST or time.monotonic() - self._lost_at > AGAIN
 
     def keyed(self, kind: str, value: str) -> int:
         """Return the keyed hash of a piece of metadata for `Seen.links`."""
@@ -177,7 +187,10 @@ class Watch:
         """Return the stance for the next request of a key: the highest of key, tenant and cluster.
 
         `tenant_name` is whose key it is: a key that was never seen, or is forgotten, has the stance of its tenant.
+        Raises RunError while nothing is taken in (see `healthy`).
         """
+        if not self.healthy:
+            raise RunError("The detection takes nothing in any more; see the log.")
         gauge = self._keys.get(key[:NAME_LIMIT])
         owner = tenant_name[:NAME_LIMIT] or (gauge.tenant if gauge is not None else "")
         if self._rules is None or not owner:
@@ -306,6 +319,7 @@ class Watch:
                 self._analyst.take(task, found)
                 self._judge_all(task)
                 self._processed += 1
+                self._lost = 0
                 if self._processed % SWEEP == 0:
                     with self._lock:
                         self._sweep(task.time)
@@ -315,6 +329,7 @@ class Watch:
     def _lose(self, error: Exception) -> None:
         """One request must not end the watch; what it said is not logged."""
         self.failed += 1
+        self._lost, self._lost_at = self._lost + 1, time.monotonic()
         _log.error("a request could not be taken into the detection: %s", type(error).__name__)
 
     def _judge_all(self, task: Task, always: bool = False) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from base64 import b64decode
-from binascii import Error as NotBase64
 from collections.abc import Callable
-from hashlib import blake2b
-from hmac import compare_digest
 from importlib import resources
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-from azeotrope.core.errors import ConfigError, MissingError
 from azeotrope.gateway import http
+from azeotrope.gateway.operator import LONGEST, OperatorToken
 from azeotrope.gateway.status.book import Book
 from azeotrope.gateway.status.peers import VARIABLE, Peers, Question
 from azeotrope.gateway.status.settings import StatusSettings
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
     from azeotrope.gateway.app import Gateway
 
 PATH: Final = "/ui"
-SHORTEST: Final = 16  # characters of a token: whoever guesses must not succeed
-LONGEST: Final = 4096  # characters of what a client sends as one
 FILES: Final = {
     "": ("page.html", b"text/html; charset=utf-8"),
     "page.css": ("page.css", b"text/css; charset=utf-8"),
@@ -60,17 +54,7 @@ class Site:
     """
 
     def __init__(self, settings: StatusSettings, book: Book, server: Callable[[], Server]) -> None:
-        token = os.environ.get(settings.token_env, "").strip()
-        if not token:
-            raise MissingError(
-                f"The environment variable {settings.token_env} with the status page's token is not set."
-            )
-        if len(token) < SHORTEST:
-            raise ConfigError(
-                f"The status page's token in {settings.token_env} is shorter than {SHORTEST} characters; use a "
-                "random one, such as `openssl rand -hex 16` writes."
-            )
-        self._token = _digest(token)
+        self._token = OperatorToken(settings.token_env, "status page")
         self.book, self._server = book, server
         self.watched: Watched | None = None
         folder = os.environ.get(VARIABLE)
@@ -84,7 +68,7 @@ class Site:
 
     async def answer(self, scope: http.Scope, send: http.Send) -> None:
         """Answer a GET."""
-        if not self._knows(http.header(scope, b"authorization")):
+        if not self._token.known(http.header(scope, b"authorization")):
             # Basic, because browsers ask for it themselves: no form, no cookie, nothing kept in a script's reach
             text = b"The status page needs its token: as the password of any user, or as a bearer token.\n"
             await http.reply(send, 401, text, [TEXT, ASK, *GUARDS])
@@ -134,19 +118,6 @@ class Site:
         own = self._own(question)
         return [*([] if own is None else [own]), *others], heard + 1
 
-    def _knows(self, header: str) -> bool:
-        """Whether a header holds the token."""
-        kind, _, given = header[:LONGEST].partition(" ")
-        given = given.strip()
-        if kind.lower() == "basic":
-            try:
-                given = b64decode(given, validate=True).decode().partition(":")[2]
-            except (NotBase64, ValueError):
-                given = ""
-        elif kind.lower() != "bearer":
-            given = ""
-        return compare_digest(_digest(given), self._token)  # of one length: how long it is does not show
-
 
 def open_site(gateway: Gateway) -> Site | None:
     """The status page of a gateway whose settings want one, told of its requests. Raises as `Site` does."""
@@ -174,7 +145,3 @@ def _name(query: bytes) -> str:
     except ValueError:
         return ""
     return given.get("name", [""])[0]
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()

@@ -129,11 +129,11 @@ class _Traced:
         """See `Asked`."""
         return self._inner.settings
 
-    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "") -> Answer:
+    async def post(self, path: str, body: bytes, *, stance: str = "", trace: str = "", owner: str = "") -> Answer:
         """See `Asked`."""
         told = self._tracing.start(self._case, self._trace, self._inner.settings)
         try:
-            answer = await self._inner.post(path, body, stance=stance, trace=told)
+            answer = await self._inner.post(path, body, stance=stance, trace=told, owner=owner)
         finally:
             self._trace.over = time_ns()  # unless a reply follows
         recorded = self._trace.upstream is not None and self._trace.upstream.is_recording()
@@ -147,11 +147,11 @@ class _Traced:
 class _Timed:
     """An answer, and when it began and ended."""
 
-    __slots__ = ("_ended", "_inner", "_trace", "retry_after", "status")
+    __slots__ = ("_ended", "_inner", "_trace", "before", "retry_after", "status")
 
     def __init__(self, trace: Trace, inner: Answer) -> None:
         self._trace, self._inner, self._ended = trace, inner, False
-        self.status, self.retry_after = inner.status, inner.retry_after
+        self.status, self.retry_after, self.before = inner.status, inner.retry_after, inner.before
 
     async def read(self) -> bytes:
         """See `Answer`."""

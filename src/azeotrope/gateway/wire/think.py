@@ -16,6 +16,13 @@ from functools import cache
 from azeotrope.core.errors import ConfigError
 
 TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+LONGEST_TAG = max(len(tag) for pair in TAGS for tag in pair)
+
+
+def inside(prompt: str) -> bool:
+    """Whether a prompt ends within reasoning, so that the reply begins there."""
+    opened = max(prompt.rfind(opening) for opening, _ in TAGS)
+    return opened > max(prompt.rfind(closing) for _, closing in TAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,19 @@ def _plan(tags: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tuple[str
 
 
 class Splitter:
-    """Feed it text, get pieces without their tags. Raises ConfigError for empty tags."""
+    """Feed it text, get pieces without their tags. Raises ConfigError for empty tags.
 
-    def __init__(self, tags: Sequence[tuple[str, str]] = TAGS, *, opened: bool = False) -> None:
+    `before` is the end of the prompt: a tag may begin there and end in the text. It is no part of the pieces.
+    """
+
+    def __init__(self, tags: Sequence[tuple[str, str]] = TAGS, *, opened: bool = False, before: str = "") -> None:
         self._tags = tuple(tags)
         self._any, self._firsts = _plan(self._tags)
         self._held = ""
         self._closing: tuple[str, ...] = tuple(close for _, close in tags) if opened else ()
         self.stray = False
+        self._held = before[self._keep(before, 0) :]
+        self._foreign = len(self._held)  # characters at the front of what is held that were not fed
 
     @property
     def inside(self) -> bool:
@@ -100,6 +112,7 @@ class Splitter:
         return self._closing or self._any
 
     def _turn(self, tag: str) -> None:
+        self._foreign = 0
         if self._closing:
             self._closing = ()
             return
@@ -118,6 +131,8 @@ class Splitter:
         return len(text)
 
     def _add(self, found: list[Piece], text: str) -> None:
+        if self._foreign:
+            text, self._foreign = text[self._foreign :], max(0, self._foreign - len(text))
         if text:
             found.append(Piece(text, self.inside))
 
