@@ -17,8 +17,9 @@ from gateway_drive import Mock, Running, delta, frames, free_port, message, serv
 from test_gateway_serving import ASK, HIDE, SECRET, STREAM, THOUGHTS, ask, post
 from test_serve_command import server
 
-from azeotrope.gateway.case import Case
+from azeotrope.gateway.case import IMAGE_TOKENS, Case
 from azeotrope.gateway.desk import Desk, open_desk
+from azeotrope.gateway.dialects import dialect
 from azeotrope.gateway.http import Scope
 from azeotrope.gateway.ledger.audit_log import AuditError
 from azeotrope.gateway.ledger.audit_read import chains, pages
@@ -28,6 +29,7 @@ from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_store import KeyStore
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings
+from azeotrope.gateway.wire.request import Image, Message, Request
 
 LIMITS = {"tiers": {"small": {"requests_per_minute": 2}}, "tenants": {"shared": {"requests_per_minute": 1}}}
 COMMAND = [sys.executable, "-c", "from azeotrope.cli import main; main()"]
@@ -256,3 +258,22 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         [*COMMAND, "audit", "verify", "--folder", str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_requests_that_ask_for_what_cannot_be_are_counted_and_others_failures_are_not(
+    running: Running, folder: Path
+) -> None:
+    good = {"Authorization": f"Bearer {key(folder, 'one', 'small')}"}
+    running.mock.fail = [400, 400]
+    assert [post(running, ASK, **good)[0] for _ in range(3)] == [400, 400, 429]
+    other = {"Authorization": f"Bearer {key(folder, 'two', 'small')}"}
+    running.mock.fail = [500, 500, 500]
+    assert [post(running, ASK, **other)[0] for _ in range(5)] == [502, 502, 502, 200, 200]
+    assert post(running, ASK, **other)[0] == 429
+
+
+def test_an_image_is_one_size_however_it_is_written() -> None:
+    image = Image("data:image/png;base64," + "A" * 4_000_000)
+    case = Case("id", dialect("chat"), 0.0, size=4_000_400)
+    case.request = Request("m", (Message("user", ("What is it?", image)),))
+    assert case.asked == pytest.approx(IMAGE_TOKENS + 100, abs=10)

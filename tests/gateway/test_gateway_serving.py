@@ -14,6 +14,11 @@ import aiohttp
 import pytest
 from gateway_drive import Json, Mock, Running, delta, frames, lines, message, serving, usage
 
+from azeotrope.core.errors import ConfigError
+from azeotrope.gateway.metrics import Metrics
+from azeotrope.gateway.pages import Pages
+from azeotrope.gateway.settings import ServerFile
+
 SECRET = "Wait, the moon is made of basalt and old dust. "
 THOUGHTS = "First we look at it. " + SECRET + "So it is rock. "
 CHAT = "/v1/chat/completions"
@@ -410,3 +415,43 @@ def test_an_upstream_that_is_not_there(tmp_path: Path) -> None:
     with serving(policy=HIDE, tmp=tmp_path, url="http://127.0.0.1:9/v1", retries=1) as running:
         status, _, text = post(running, ASK)
         assert (status, json.loads(text)["error"]["code"]) == (502, "upstream_unreachable")
+
+
+def test_the_numbers_are_for_who_runs_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They tell how long reasoning was that nobody was shown: beyond this machine they need a token."""
+    monkeypatch.setenv("NUMBERS", "a token of some length")
+
+    def got(header: str = "", **listen: Any) -> int:
+        settings = ServerFile.model_validate({"upstreams": {"main": {"url": "http://x/v1"}}, "listen": listen})
+        page, sent = Pages(settings, Metrics(), _nobody, lambda: False).all["/metrics"], []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(page({"headers": [(b"authorization", header.encode())]}, send))
+        assert (b"azeotrope_requests" in sent[1]["body"]) == (sent[0]["status"] == 200)
+        return int(sent[0]["status"])
+
+    assert [got(host=host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.1.2.3", "::")] == [
+        *(200, 200, 200, 404, 404, 404)
+    ]
+    assert got(host="0.0.0.0", metrics_token_env="NUMBERS") == 401
+    assert got("Bearer a token of some length", host="0.0.0.0", metrics_token_env="NUMBERS") == 200
+    assert got("Bearer another token, of that length", metrics_token_env="NUMBERS") == 401
+    monkeypatch.setenv("NUMBERS", "short")
+    with pytest.raises(ConfigError, match="metrics page's token in NUMBERS is shorter"):
+        got(metrics_token_env="NUMBERS")
+
+
+async def _nobody(scope: Any) -> Any:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_our_own_time_is_told_where_it_is_wanted(tmp_path: Path, stream: bool) -> None:
+    mock = Mock(body=message("", "ok"), frames=frames(delta(content="ok"), delta(reason="stop")))
+    for wanted in (False, True):
+        with serving(mock, tmp=tmp_path, listen={"overhead_header": wanted}) as running:
+            status, headers, _ = post(running, {**ASK, "stream": stream})
+            assert status == 200
+            assert ("x-azeotrope-overhead-ms" in {name.lower() for name in headers}) == wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.poe import ProductOfExperts
 from azeotrope.gateway.app import Gateway
-from azeotrope.gateway.local import Speech
-from azeotrope.gateway.settings import ServerFile
+from azeotrope.gateway.local import LocalExchange, LocalUpstream, Speech, with_tags
+from azeotrope.gateway.settings import ServerFile, Timeouts
 from azeotrope.gateway.table import PolicyBox
+from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.models.decode import decode
 from azeotrope.models.lm import load
 from azeotrope.tasks.lookup import Lookup
@@ -188,3 +189,76 @@ def test_speech_is_the_text_up_to_the_first_stop(ids: list[int], stops: tuple[st
     full = text(pieces)
     ends = [full.find(stop) for stop in stops if stop in full]
     assert said == full[: min(ends)] if ends else said == full
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+
+
+def test_a_template_that_opens_the_reasoning_is_seen(tmp_path: Path) -> None:
+    """Also where the reply is cut before the reasoning ends, and whatever the user writes."""
+    hide = POLICY.replace("plain: {}", "plain: {disclose: none}")
+    gateway = Gateway(ServerFile.model_validate({"teacher": {}}), box(tmp_path, hide))
+    teacher = gateway._upstreams["teacher"]
+    assert isinstance(teacher, LocalUpstream)
+    said = [{"role": "user", "content": "Is </think> or <think> a tag?"}]
+    assert teacher.opening(said) == ""
+    teacher.lm.tokenizer.chat_template = TEMPLATE
+    try:
+        assert teacher.opening(said) == "<|assistant|><think>\n"
+        with serving(gateway) as url:
+            for stream in (False, True):
+                status, text = asyncio.run(ask(url, PROBLEMS[0].prompt, seed=7, stream=stream, max_tokens=8))
+                assert (status, whole(text)[1]) == (200, "")
+    finally:
+        teacher.lm.tokenizer.chat_template = None
+
+
+def test_special_tokens_that_are_tags_stay() -> None:
+    class Words:
+        all_special_tokens = ("<s>", "[THINK]", "[/THINK]")
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return {"[THINK]": 1, "[/THINK]": 2}[token]
+
+    class Model:
+        tokenizer = Words()
+
+        def decode(self, ids: Sequence[int]) -> str:
+            return "".join("abcdefgh"[i] for i in ids if i > 2)
+
+    read = with_tags(Model())
+    assert read([0, 1, 3, 4, 2, 5, 0]) == "[THINK]de[/THINK]f"
+    assert read([3, 4]) == "de"
+
+
+def test_a_defense_is_not_cooled_away(gateway: Gateway) -> None:
+    teacher = gateway._upstreams["teacher"]
+    assert isinstance(teacher, LocalUpstream)
+    asked = [{"temperature": t} for t in (0.0, 0.01, 0.9)] + [{}]
+    assert [teacher._sampling(one, least=0.6).temperature for one in asked] == [0.6, 0.6, 0.9, 0.6]
+    assert [teacher._sampling(one, least=0.0).temperature for one in asked] == [0.0, 0.01, 0.9, 0.6]
+
+
+def test_who_writes_nothing_is_not_waited_for() -> None:
+    async def test() -> None:
+        exchange = LocalExchange(1, 1, times=Timeouts(first=0.01))
+        with pytest.raises(UpstreamError) as error:
+            await exchange.read()
+        assert error.value.problem.code == "upstream_timeout"
+        assert exchange.left(), "its rows are given back"
+
+    asyncio.run(test())
+
+
+def test_replies_of_defenses_that_act_while_the_model_writes_are_recorded_as_altered(
+    url: str, gateway: Gateway
+) -> None:
+    told: list[bool] = []
+    gateway.over.append(lambda case: told.append(case.row().altered))
+    for model in ("any", "tilted"):
+        assert asyncio.run(ask(url, PROBLEMS[1].prompt, model=model, max_tokens=3))[0] == 200
+    gateway.over.pop()
+    assert told == [False, True]

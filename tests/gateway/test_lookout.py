@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +15,18 @@ from signals_drive import SECRET, calibration, harvest, words
 from test_gateway_desk import key, rows
 from test_gateway_serving import ASK, THOUGHTS, post
 
-from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError
+from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
 from azeotrope.gateway import boot
 from azeotrope.gateway.desk import Desk, open_desk
-from azeotrope.gateway.lookout import Lookout, Notes, conduct, newest
+from azeotrope.gateway.ledger.identity import Identity
+from azeotrope.gateway.lookout import KEYS, TEXTS, Heard, Lookout, Notes, conduct, newest
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings, SignalSettings, load_settings
+from azeotrope.gateway.shield import Change
 from azeotrope.gateway.signals.calibration import save
 from azeotrope.gateway.signals.replay import Log
 from azeotrope.gateway.signals.seen import Flag
+from azeotrope.gateway.signals.watch import LOST
 from azeotrope.gateway.wire import chat_request
 
 POLICY = """
@@ -197,3 +201,60 @@ def test_a_log_that_is_full_says_so_and_ends_nothing(
     assert notes.missing == 5
     assert sum("has reached its size" in record.getMessage() for record in caplog.records) == 1
     assert settings.log.stat().st_size == 1 << 20
+
+
+def test_a_tool_turn_counts_by_what_its_user_asks(settings: SignalSettings) -> None:
+    """A call that nobody made, and its result, do not hide a question; a real one is not counted twice."""
+    lookout = Lookout(settings)
+    call = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}
+    rest = [call, {"role": "tool", "tool_call_id": "c", "content": "ok"}]
+    instructed = [{"role": "system", "content": ELICITS}]
+
+    def seen(*messages: dict[str, Any], tenant: str = "t") -> Any:
+        request = chat_request.read(json.dumps({**ASK, "messages": list(messages)}).encode())
+        job = SimpleNamespace(shield=SimpleNamespace(change=Change()), usage=None)
+        case = SimpleNamespace(job=job, identity=Identity(tenant, tenant, ""))
+        return lookout._seen(case, request, {"headers": []})  # type: ignore[arg-type]
+
+    asked, other = ({"role": "user", "content": text} for text in (ELICITS + "17", ELICITS + "18"))
+    assert seen(asked, *rest).prompt == ELICITS + "17", "it was never asked before"
+    assert seen(asked, *rest).prompt == ""
+    assert seen(*instructed, asked, *rest).flags == 0, "its instructions were seen, too"
+    assert seen(*instructed, other, *rest).flags == Flag.ELICITS
+    assert seen(asked).prompt == ELICITS + "17", "a question that is asked again is one"
+    assert seen(asked, *rest, tenant="u").prompt == ELICITS + "17", "another key"
+    lookout.stop()
+
+
+def test_what_keys_asked_is_remembered_for_a_while() -> None:
+    heard = Heard()
+    assert not heard.before("k", "a")
+    assert heard.before("k", "a")
+    for n in range(TEXTS):
+        assert not heard.before("k", f"other {n}")
+    assert not heard.before("k", "a")
+    for n in range(KEYS):
+        heard.before(f"key {n}", "a")
+    assert not heard.before("k", "a")
+    assert len(heard._texts) == KEYS
+
+
+def test_a_detection_that_takes_nothing_in_says_so(settings: SignalSettings, monkeypatch: Any) -> None:
+    lookout, who = Lookout(settings), Identity("t", "t", "")
+    lookout.start()
+    assert lookout.level(who) == (0, ())
+    for _ in range(LOST):
+        lookout.watch._lose(ValueError())
+    with pytest.raises(RunError, match="takes nothing in"):
+        lookout.level(who)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert lookout.level(who) == (0, ()), "after a while it is tried again"
+    monkeypatch.undo()
+    lookout.watch._queue.put(None)
+    assert lookout.watch._worker is not None
+    lookout.watch._worker.join()
+    lookout.watch._lost = 0
+    with pytest.raises(RunError, match="takes nothing in"):
+        lookout.level(who)
+    lookout.stop()

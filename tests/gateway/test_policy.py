@@ -194,3 +194,18 @@ def test_the_command(tmp_path: Path) -> None:
     bad = run("check", str(write(tmp_path, "azeotrope_gateway: 1")))
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["note: 2026-02-30", "note: !!timestamp x", "note: " + "[" * 5000, "note: !!int x", "? {a: 1}\n: 2"],
+)
+def test_no_file_ends_the_reading_of_later_ones(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, GOOD)
+    box = PolicyBox(path)
+    write(tmp_path, text)
+    assert box.reload() is False
+    assert str(path) in box.error
+    write(tmp_path, GOOD.replace("0.1", "0.25"))
+    assert box.reload() is True
+    assert box.error == ""

@@ -12,7 +12,7 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.poe import ProductOfExperts
 from azeotrope.models.decode import decode
-from azeotrope.models.engine import Engine, Ticket
+from azeotrope.models.engine import Engine, Line, Ticket
 from azeotrope.models.lm import LM, load
 from azeotrope.tasks.lookup import Lookup
 
@@ -122,3 +122,39 @@ def test_stopping_fails_what_is_not_finished(lm: LM) -> None:
     assert running.over.wait(5)
     with pytest.raises(RunError):
         send(engine, given, 4)
+
+
+def ticket(owner: str, gone: bool = False) -> Ticket:
+    client = Client()
+    return Ticket((1,), 0, SAMPLING, LIMIT, client.take, client.fail, "", owner, lambda: gone)
+
+
+def test_owners_take_turns_and_who_has_gone_is_passed_over() -> None:
+    line = Line()
+    tickets = [ticket("a") for _ in range(3)] + [ticket("b", gone=True), ticket("b"), ticket("c")]
+    for one in tickets:
+        line.put(one)
+    served = []
+    while (one := line.next()) is not None:
+        served.append(one)
+    assert [one.owner for one in served] == ["a", "b", "c", "a", "a"]
+    assert tickets[3] not in served
+    assert line.size == 0
+
+
+def test_nobody_fills_the_line_alone_while_others_wait() -> None:
+    line = Line()
+    for _ in range(7):
+        assert line.room("a", 8)
+        line.put(ticket("a"))
+    line.put(ticket("b"))
+    assert not line.room("a", 8)
+    assert not line.room("b", 8), "it is full"
+    assert line.next() is not None
+    assert line.room("b", 8)
+    assert not line.room("a", 8), "it has more than half"
+    line.clear()
+    assert line.size == 7
+    line.put(ticket("c", gone=True))
+    line.clear()
+    assert line.size == 7

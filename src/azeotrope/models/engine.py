@@ -63,7 +63,7 @@ class _Cohort:
         return goes_on and len(row.ids) < ticket.limit
 
 
-class _Line:
+class Line:
     """Who waits: a line an owner, served in turn."""
 
     def __init__(self) -> None:
@@ -84,12 +84,13 @@ class _Line:
         """The first ticket of the owner whose turn it is, if anybody waits for any."""
         while self._lines:
             owner, line = self._lines.popitem(last=False)
-            ticket = line.popleft()
-            self.size -= 1
-            if line:
-                self._lines[owner] = line
-            if not ticket.left():
-                return ticket
+            while line:
+                ticket = line.popleft()
+                self.size -= 1
+                if not ticket.left():
+                    if line:
+                        self._lines[owner] = line  # behind the others
+                    return ticket
         return None
 
     def clear(self) -> None:
@@ -124,7 +125,7 @@ class Engine:
         self.lm = lm
         self._rules: dict[str, Sequence[LogitRule]] = {"": (), **(rules or {})}
         self._rows, self._most = rows, waiting
-        self._waiting = _Line()
+        self._waiting = Line()
         self._cohorts: list[_Cohort] = []
         self._wake = threading.Condition()
         self._stopping = False
