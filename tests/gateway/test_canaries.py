@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_drive import Mock, Running, frames, message, serving
+from gateway_drive import Mock, Running, delta, frames, message, serving
 from raw_drive import ask_raw, post, send
 from test_gateway_desk import key, rows
 from test_gateway_serving import ASK, HIDE, STREAM, THOUGHTS
+from test_gateway_serving import post as gateway_post
 from test_hostile_http import REFUSED
+from test_leaks import leaked
 
 from azeotrope.gateway import logs
 from azeotrope.gateway.desk import open_desk
@@ -253,3 +255,37 @@ def test_sql_is_text(tmp_path: Path) -> None:
         assert [row["model_requested"] for row in found if row["model_requested"] != "any"] == list(SQL)
         assert {row["tenant"] for row in found} == {"one"}
         assert len(found) == 4 * len(SQL)
+
+
+SAID = "the old lighthouse keeper counted seven grey herons before dawn"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hidden_reasoning_is_in_nothing_that_leaves(tmp_path: Path, stream: bool) -> None:
+    """Bodies, headers, logs at debug level, metrics; also where an upstream quotes it in an error or breaks off."""
+    body = message(SAID, "It is rock.")
+    told = frames(delta(reasoning_content=SAID), delta(content="It is rock."), delta(reason="stop"))
+    error = {"error": {"message": SAID, "code": SAID, "type": SAID}}
+    cases: list[dict[str, Any]] = [
+        {"body": body, "frames": told},
+        {"body": error, "frames": frames(delta(reasoning_content=SAID), error)},
+        {"body": error, "frames": [], "status": 400},
+        {"body": "not " + SAID, "frames": [told[0], b"data: {" + SAID.encode() + b"\n\n"]},
+        {"body": body, "frames": told[:1], "cut": True},
+    ]
+    hide = HIDE.replace("stance: guard}", "stance: hide}")
+    found: list[bytes] = []
+    with everything_logged() as logged:
+        for case in cases:
+            mock = Mock(headers={"x-reasoning": SAID}, **case)
+            with serving(mock, policy=hide, tmp=tmp_path, retries=0) as running:
+                for path in PATHS[:1] + PATHS[2:4]:
+                    asked = {**ASK, "stream": stream, "max_tokens": 99}
+                    if path == PATHS[2]:
+                        asked = {"model": "any", "input": "What?", "stream": stream}
+                    _, headers, text = gateway_post(running, asked, path)
+                    found += [text.encode(), str(headers).encode()]
+                found.append(running.gateway.metrics.page())
+    found.append(logged.getvalue().encode())
+    assert any(b"It is rock." in one for one in found)
+    assert not [run for one in found for run in leaked(SAID, one)]

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ from azeotrope.gateway.desk import Desk, open_desk
 from azeotrope.gateway.dialects import dialect
 from azeotrope.gateway.http import Scope
 from azeotrope.gateway.ledger.audit_log import AuditError
-from azeotrope.gateway.ledger.audit_read import chains, pages
+from azeotrope.gateway.ledger.audit_read import chains, original, pages
 from azeotrope.gateway.ledger.database import open_database
 from azeotrope.gateway.ledger.folder import Folder
 from azeotrope.gateway.ledger.identity import Identity
 from azeotrope.gateway.ledger.key_store import KeyStore
+from azeotrope.gateway.ledger.sealed import Unsealer, auditor_key
 from azeotrope.gateway.policy import Failing
-from azeotrope.gateway.settings import LedgerSettings, LimitSettings
+from azeotrope.gateway.settings import LedgerSettings, LimitSettings, Timeouts, UpstreamSettings
+from azeotrope.gateway.upstream import Upstream, UpstreamError
 from azeotrope.gateway.wire.request import Image, Message, Request
 
 LIMITS = {"tiers": {"small": {"requests_per_minute": 2}}, "tenants": {"shared": {"requests_per_minute": 1}}}
@@ -277,3 +281,81 @@ def test_an_image_is_one_size_however_it_is_written() -> None:
     case = Case("id", dialect("chat"), 0.0, size=4_000_400)
     case.request = Request("m", (Message("user", ("What is it?", image)),))
     assert case.asked == pytest.approx(IMAGE_TOKENS + 100, abs=10)
+
+
+def test_an_auditor_reads_what_the_model_wrote(tmp_path: Path, folder: Path) -> None:
+    secret, public = auditor_key(tmp_path / "auditor.key", create=True)
+    settings = LedgerSettings(folder=folder, keys="none", audit=True, auditor=public.hex())
+    policy = HIDE.replace("guard:\n", "guard:\n    seal: true\n").replace(
+        "{disclose: none,", "{disclose: none, seal: true,"
+    )
+    mock = Mock(frames=frames(*STREAM), body=message(THOUGHTS, "It is rock."))
+    desk = open_desk(settings, LimitSettings(), Failing())
+    with serving(mock, policy=policy, tmp=tmp_path, desk=desk) as running:
+        assert post(running, {**ASK, "stream": True})[0] == 200
+        assert post(running, {**ASK, "max_tokens": 9})[0] == 200
+        assert post(running, {**ASK, "model": "clean"})[0] == 200
+    found = rows(folder)
+    assert [(row["stance"], row["altered"]) for row in found] == [
+        ("guard", True),
+        ("hide", True),
+        ("exact", False),
+    ]
+    database = open_database(Folder(folder).database, create=False)
+    try:
+        (chain,) = chains(database)
+        sealed = [original(database, chain, n) for n in (1, 2, 3)]
+    finally:
+        database.close()
+    assert sealed[2] is None
+    for row, one in zip(found, sealed[:2], strict=False):
+        assert one is not None
+        told = Unsealer(secret).open(one, chain, row["tenant"], row["request_id"]).text()
+        assert json.loads(told) == {"0": THOUGHTS}
+
+
+@pytest.mark.parametrize("limit", ["connect", "first", "total"])
+def test_an_upstream_is_not_waited_for_longer_than_was_said(limit: str) -> None:
+    """`connect` by a queue of connections that is full, `first` by silence, `total` by pieces without end."""
+
+    async def test() -> None:
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if limit == "total":
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            with suppress(ConnectionError):
+                while True:
+                    if limit == "total":
+                        writer.write(b"1\r\nx\r\n")
+                        await writer.drain()
+                    await asyncio.sleep(0.02)
+
+        with socket.socket() as full, socket.socket() as waiting:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            waiting.setblocking(False)
+            server = await asyncio.start_server(slow, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            if limit == "connect":
+                port = full.getsockname()[1]
+                crowd = [socket.socket() for _ in range(4)]
+                for one in crowd:
+                    one.setblocking(False)
+                    one.connect_ex(("127.0.0.1", port))
+            times = {limit: 0.2}
+            settings = UpstreamSettings(url=f"http://127.0.0.1:{port}", timeouts=Timeouts(**times), retries=0)
+            asked = Upstream(settings)
+
+            async def ask_all() -> None:
+                exchange = await asked.post("/chat/completions", b"{}")
+                while await exchange.read():
+                    pass
+
+            with pytest.raises(UpstreamError) as error:
+                await ask_all()
+            wanted = "upstream_unreachable" if limit == "connect" else "upstream_timeout"
+            assert error.value.problem.code == wanted
+            await asked.stop()
+            server.close()
+
+    asyncio.run(asyncio.wait_for(test(), 20))

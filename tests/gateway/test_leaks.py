@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import msgspec
@@ -64,7 +64,7 @@ class Exchange:
         return None
 
 
-def job(client: str, treatment: Treatment, stream: bool) -> Job:
+def job(client: str, treatment: Treatment, stream: bool, n: int = 1) -> Job:
     request = Request(
         model="m",
         messages=() if client == "completions" else (Message("user", ("hi",)),),
@@ -72,6 +72,7 @@ def job(client: str, treatment: Treatment, stream: bool) -> Job:
         dialect=client,  # type: ignore[arg-type]
         stream=stream,
         usage=True,
+        n=n,
         logprobs=client != "messages",
         top_logprobs=2,
     )
@@ -114,17 +115,21 @@ def logprobs(delta: dict[str, Any]) -> dict[str, Any] | None:
     return {"content": [entry]} if text else None
 
 
-def chat_stream(secret: str, form: str, extra: bytes) -> bytes:
-    """A chat completion's stream."""
+def chat_stream(secret: str, form: str, extra: bytes, n: int = 1, tool: bool = False) -> bytes:
+    """A chat completion's stream; with `tool` every choice calls one after its answer."""
     deltas = [{"role": "assistant"}, *spoken(secret, form, 0), {"content": "An answer."}]
+    call = {"index": 0, "id": "call", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    deltas += [{"tool_calls": [call]}] if tool else []
     head = {"id": secret, "model": secret, "created": 1, "system_fingerprint": secret, "prompt_token_ids": [1]}
     found = []
-    for delta in deltas:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs(delta), "token_ids": [3], "stop_reason": secret}
+    for delta, index in product(deltas, range(n)):
+        choice = {"index": index, "delta": delta, "logprobs": logprobs(delta), "token_ids": [3]}
+        choice["stop_reason"] = secret
         found.append(frame(json.dumps({**head, "choices": [choice]}, ensure_ascii=False).encode()))
         found.append(extra)
-    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    found.append(frame(json.dumps({**head, "choices": [end], "reasoning": secret}).encode()))
+    for index in range(n):
+        end = {"index": index, "delta": {}, "finish_reason": "tool_calls" if tool else "stop"}
+        found.append(frame(json.dumps({**head, "choices": [end], "reasoning": secret}).encode()))
     told = {
         "prompt_tokens": 1,
         "completion_tokens": 9,
@@ -172,7 +177,7 @@ def gather_texts(value: Any, path: str, found: dict[str, str]) -> None:
 
 
 def stream_through(
-    client: str, upstream: str, treatment: Treatment, pieces: list[bytes], tags: str = "auto"
+    client: str, upstream: str, treatment: Treatment, pieces: list[bytes], tags: str = "auto", n: int = 1
 ) -> bytes:
     """What a client is sent."""
     sent: list[bytes] = []
@@ -182,7 +187,7 @@ def stream_through(
 
     relay = Relay(Vault(MemoryShelf()))
     plan = UpstreamSettings.model_validate({"url": "http://x/v1", "dialect": upstream, "tags": tags})
-    asyncio.run(relay.stream(job(client, treatment, True), Exchange(pieces), plan, send))  # type: ignore[arg-type]
+    asyncio.run(relay.stream(job(client, treatment, True, n), Exchange(pieces), plan, send))  # type: ignore[arg-type]
     return b"".join(sent)
 
 
@@ -197,13 +202,15 @@ EXTRA = (b"", b": a comment\n\n", b"event: x\nid: 3\n\n", b'data: {"choices":[]}
     treatment=st.sampled_from([HIDE, GUARD, SHARE]),
     places=st.lists(st.integers(0, 20_000), max_size=40),
     extra=st.sampled_from(EXTRA),
+    n=st.integers(1, 3),
+    tool=st.booleans(),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_streams_of_chat_completions(
-    secret: str, form: str, client: str, treatment: Treatment, places: list[int], extra: bytes
+    secret: str, form: str, client: str, treatment: Treatment, places: list[int], extra: bytes, n: int, tool: bool
 ) -> None:
-    said = f"Wait, {secret}" if treatment is GUARD else secret
-    sent = stream_through(client, "chat", treatment, cut(chat_stream(said, form, extra), places))
+    said, n = f"Wait, {secret}" if treatment is GUARD else secret, n if client == "chat" else 1
+    sent = stream_through(client, "chat", treatment, cut(chat_stream(said, form, extra, n, tool), places), n=n)
     assert b"An answer." in sent.replace(b'"}}', b"")
     assert not leaked(secret, sent)
 
@@ -212,11 +219,15 @@ def test_streams_of_chat_completions(
     secret=st.sampled_from(SECRETS),
     upstream=st.sampled_from(["responses", "messages"]),
     client=st.sampled_from([name for name in NAMES if name != "completions"]),
+    treatment=st.sampled_from([HIDE, GUARD, SHARE]),
     places=st.lists(st.integers(0, 20_000), max_size=40),
 )
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_streams_of_other_dialects(secret: str, upstream: str, client: str, places: list[int]) -> None:
-    sent = stream_through(client, upstream, HIDE, cut(other_stream(secret, upstream), places))
+def test_streams_of_other_dialects(
+    secret: str, upstream: str, client: str, treatment: Treatment, places: list[int]
+) -> None:
+    said = f"Wait, {secret}" if treatment is GUARD else secret
+    sent = stream_through(client, upstream, treatment, cut(other_stream(said, upstream), places))
     assert b"An answer." in sent
     assert not leaked(secret, sent)
 

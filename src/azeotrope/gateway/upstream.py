@@ -230,9 +230,9 @@ class Upstream:
         try:
             async with asyncio.timeout(min(times.first, times.total)):
                 response = await session.post(url, data=body, headers=headers, allow_redirects=False)
-        except TimeoutError:
-            raise UpstreamError(stalled()) from None
-        except (aiohttp.ClientError, ConnectionError, OSError):
+        except (TimeoutError, aiohttp.ClientError, ConnectionError, OSError) as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise UpstreamError(stalled()) from None
             problem = Problem(502, "upstream", "The upstream cannot be reached.", "upstream_unreachable")
             raise UpstreamError(problem) from None
         return Exchange(response, times, deadline)
