@@ -262,7 +262,7 @@ SAID = "the old lighthouse keeper counted seven grey herons before dawn"
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_hidden_reasoning_is_in_nothing_that_leaves(tmp_path: Path, stream: bool) -> None:
-    """Bodies, headers, logs at debug level, metrics; also where an upstream quotes it in an error or breaks off."""
+    """Bodies, headers, logs at debug level, metrics; also where an upstream quotes it in errors or breaks off."""
     body = message(SAID, "It is rock.")
     told = frames(delta(reasoning_content=SAID), delta(content="It is rock."), delta(reason="stop"))
     error = {"error": {"message": SAID, "code": SAID, "type": SAID}}

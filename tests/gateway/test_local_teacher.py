@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.sampling import Sampling
+from azeotrope.defenses.ads import ADS
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.poe import ProductOfExperts
 from azeotrope.gateway.app import Gateway
@@ -25,7 +27,7 @@ from azeotrope.gateway.local import LocalExchange, LocalUpstream, Speech, with_t
 from azeotrope.gateway.settings import ServerFile, Timeouts
 from azeotrope.gateway.table import PolicyBox
 from azeotrope.gateway.upstream import UpstreamError
-from azeotrope.models.decode import decode
+from azeotrope.models.decode import LogitRule, decode
 from azeotrope.models.lm import load
 from azeotrope.tasks.lookup import Lookup
 
@@ -33,8 +35,10 @@ POLICY = """
 azeotrope_gateway: 1
 stances:
   plain: {}
-  tilted: {fidelity: free, distillability: lowered, defenses: [{kind: poe, gamma: 0.3}]}
+  tilted: {fidelity: free, distillability: lowered, defenses: [{kind: poe, gamma: 0.6}]}
+  antidistilled: {fidelity: free, distillability: lowered, defenses: [{kind: ads, lam: 0.2, holdout: 32}]}
 contexts:
+  - {name: antidistilled, when: {model: ads}, stance: antidistilled}
   - {name: tilted, when: {model: tilted}, stance: tilted}
   - {name: all, stance: plain}
 """
@@ -75,22 +79,33 @@ def whole(text: str) -> tuple[str, str]:
     return said.get("reasoning_content", ""), said["content"]
 
 
-def expected(prompt: str, seed: int, *, tilted: bool = False) -> str:
+@cache
+def rules_of(model: str) -> list[LogitRule]:
+    """What the lab binds."""
+    bench = Bench(load("embedded/teacher"), Lookup(), Sampling(temperature=0.6))
+    defenses = {"tilted": ProductOfExperts(gamma=0.6), "ads": ADS(lam=0.2, holdout=32)}
+    return [defenses[model].bind(bench)] if model in defenses else []
+
+
+def expected(prompt: str, seed: int, model: str = "any") -> str:
     """What the lab's decoder writes."""
-    lm, sampling = load("embedded/teacher"), Sampling(temperature=0.6)
-    rules = [ProductOfExperts(gamma=0.3).bind(Bench(lm, Lookup(), sampling))] if tilted else []
+    lm, sampling, rules = load("embedded/teacher"), Sampling(temperature=0.6), rules_of(model)
     (sample,) = decode(lm, [lm.encode(prompt)], [seed], sampling, rules=rules, max_new_tokens=200)
     return lm.decode(sample.ids)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("model", ["any", "tilted"])
+@pytest.mark.parametrize("model", ["any", "tilted", "ads"])
 def test_it_writes_what_the_lab_writes(url: str, stream: bool, model: str) -> None:
-    problem = PROBLEMS[0]
-    status, text = asyncio.run(ask(url, problem.prompt, seed=7, stream=stream, model=model))
-    assert status == 200
-    thoughts, answer = whole(text)
-    assert f"<think>{thoughts}</think>{answer}" == expected(problem.prompt, 7, tilted=model == "tilted")
+    prompt, differ = PROBLEMS[0].prompt, 0
+    for seed in (7, 8, 9, 10):
+        status, text = asyncio.run(ask(url, prompt, seed=seed, stream=stream, model=model))
+        assert status == 200
+        thoughts, answer = whole(text)
+        written = expected(prompt, seed, model)
+        assert f"<think>{thoughts}</think>{answer}" == written
+        differ += written != expected(prompt, seed)
+    assert bool(differ) == (model != "any")
 
 
 def test_many_at_a_time(url: str) -> None:
@@ -161,7 +176,7 @@ def test_a_reload_cannot_bring_what_was_not_set_up(gateway: Gateway) -> None:
     assert path is not None
     before = gateway.policy.current
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("gamma: 0.3", "gamma: 0.4"), encoding="utf-8")
+    path.write_text(text.replace("gamma: 0.6", "gamma: 0.4"), encoding="utf-8")
     assert gateway.policy.reload() is False
     assert "restart for it" in gateway.policy.error
     assert gateway.policy.current is before
