@@ -16,7 +16,7 @@ from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.extracted_kd import ExtractedKD, grouped
 from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.guide import Target
-from azeotrope.attacks.inverse_map import InverseMap
+from azeotrope.attacks.inverse_map import InverseMap, _differ
 from azeotrope.attacks.leaked_kd import LeakedKD
 from azeotrope.attacks.sft import SFT
 from azeotrope.attacks.top1_kd import Top1KD
@@ -219,6 +219,12 @@ def test_the_mean_of_different_answers_is_one_map() -> None:
         return float(torch.stack(gaps).mean())
 
     assert missed(5) < 1e-2 * missed(1)
+    masked = torch.tensor([[0.0, -math.inf]])
+    assert not _differ(masked, masked)
+    assert _differ(masked, masked - 1.0)
+    assert not _differ(masked[:0], masked[:0])
+    with pytest.raises(ValidationError, match="along the release only"):
+        LeakedKD(on_policy=0.5)
     assert service.queries == 4 * 60 + 2 * 40, "four further answers a text, and two leaks"
     assert InverseMap(asks=5).budget.queries == 4
     with pytest.raises(ValidationError, match="leave on_policy at 0, or asks at 1"):

@@ -19,7 +19,7 @@ from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, Run
 from azeotrope.gateway import boot
 from azeotrope.gateway.desk import Desk, open_desk
 from azeotrope.gateway.ledger.identity import Identity
-from azeotrope.gateway.lookout import KEYS, TEXTS, Heard, Lookout, Notes, conduct, newest
+from azeotrope.gateway.lookout import ALL, TEXTS, Heard, Lookout, Notes, conduct, newest
 from azeotrope.gateway.policy import Failing
 from azeotrope.gateway.settings import LedgerSettings, LimitSettings, SignalSettings, load_settings
 from azeotrope.gateway.shield import Change
@@ -233,10 +233,21 @@ def test_what_keys_asked_is_remembered_for_a_while() -> None:
     for n in range(TEXTS):
         assert not heard.before("k", f"other {n}")
     assert not heard.before("k", "a")
-    for n in range(KEYS):
+    for n in range(ALL // 2):
         heard.before(f"key {n}", "a")
+        heard.before(f"key {n}", "b")
+        assert heard.size <= ALL
+    assert heard.size == sum(map(len, heard._texts.values()))
     assert not heard.before("k", "a")
-    assert len(heard._texts) == KEYS
+
+
+def test_tool_turns_of_many_conversations_of_a_key_are_told_from_questions() -> None:
+    heard = Heard()
+    conversations = [f"question {n}" for n in range(500)]
+    for text in conversations:
+        assert not heard.before("agent", text)
+    for text in conversations * 3:
+        assert heard.before("agent", text)
 
 
 def test_a_detection_that_takes_nothing_in_says_so(settings: SignalSettings, monkeypatch: Any) -> None:

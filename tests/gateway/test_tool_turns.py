@@ -177,14 +177,17 @@ def test_what_was_put_back_does_not_show_in_the_count_of_the_prompt() -> None:
             one = job(HIDE, *turn)
             one.request = msgspec.structs.replace(one.request, usage=True)
             size = len(await relay.body(one, plan()))  # a server that renders reasoning counts it
-            usage = {"choices": [], "usage": {"prompt_tokens": size // 4, "completion_tokens": 5}}
+            cached = {"cached_tokens": size // 5}
+            billed = {"prompt_tokens": size // 4, "completion_tokens": 5, "prompt_tokens_details": cached}
+            usage = {"choices": [], "usage": billed}
             sent: list[bytes] = []
 
             async def send(piece: bytes, sent: list[bytes] = sent) -> None:
                 sent.append(piece)
 
             exchange = Stream(delta(content="Grey."), delta("stop"), usage)
-            await relay.stream(one, exchange, plan(), send)  # type: ignore[arg-type]
+            await relay.stream(one, exchange, plan(tell_cached=True), send)  # type: ignore[arg-type]
+            assert (b"cached_tokens" in b"".join(sent)) == (one.restored == 0.0), "it would tell the same"
             counts.append(int(b"".join(sent).partition(b'"prompt_tokens":')[2].partition(b",")[0]))
         assert counts[0] == pytest.approx(counts[1], rel=0.1)
         assert counts[0] < len(long) / 8

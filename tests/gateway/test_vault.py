@@ -104,7 +104,7 @@ def test_only_what_was_kept_or_is_trusted_goes_back() -> None:
         found = await vault.rehydrate("t", said)
         assert [m.thoughts for m in found.messages] == ["", "Because.", "", "", "", ""]
         assert [m.seals for m in found.messages] == [(), RECORD.seals, (), (), (), ()]
-        assert (found.restored, found.missing, found.characters) == (1, 2, len("Because."))
+        assert (found.restored, found.missing, found.size) == (1, 2, len('"Because."'))
         trusted = await vault.rehydrate("t", said, trust=True)
         assert [m.thoughts for m in trusted.messages] == ["", "Because.", "", "sealed", "", ""]
         assert (trusted.restored, trusted.missing) == (1, 1), "what its provider can check, and nothing else"
@@ -167,5 +167,26 @@ def test_a_tenant_crowds_out_its_own_records_first() -> None:
         assert await vault.open("loud", at("c0", "c199")) == [None, RECORD]
         assert shelf.size <= 2000
         assert shelf.size == sum(shelf._sizes.values()) == sum(len(value) for _, value, _ in shelf._kept.values())
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("written", "returned"),
+    [
+        ('{"x": 1.0, "y": [1e5, -0.0]}', '{"y":[100000,0],"x":1}'),
+        ('{"x": 12345678901234567890}', '{"x":12345678901234567000}'),
+        ('{"x": ', '{"INVALID_JSON": "{\\"x\\": "}'),
+        ("", ""),
+        ('{"x": true, "y": null}', '{"y": null, "x": true}'),
+    ],
+)
+def test_arguments_are_known_again_from_whatever_client(written: str, returned: str) -> None:
+    async def test() -> None:
+        vault = Vault(MemoryShelf(), MASTER)
+        await vault.seal("t", [Call("c", "f", written)], RECORD)
+        others = [Call("c", "f", '{"x": 2}'), Call("c", "f", '{"x": "1"}')]
+        found = await vault.open("t", [(call, "") for call in (Call("c", "f", returned), *others)])
+        assert found == [RECORD, None, None]
 
     asyncio.run(test())

@@ -144,17 +144,16 @@ def test_owners_take_turns_and_who_has_gone_is_passed_over() -> None:
 
 def test_nobody_fills_the_line_alone_while_others_wait() -> None:
     line = Line()
-    for _ in range(7):
+    for _ in range(6):
         assert line.room("a", 8)
         line.put(ticket("a"))
-    line.put(ticket("b"))
-    assert not line.room("a", 8)
-    assert not line.room("b", 8), "it is full"
-    assert line.next() is not None
+    assert not line.room("a", 8), "a quarter is for others"
     assert line.room("b", 8)
-    assert not line.room("a", 8), "it has more than half"
-    line.clear()
-    assert line.size == 7
+    line.put(ticket("b"))
     line.put(ticket("c", gone=True))
+    assert not line.room("b", 8), "it is full"
     line.clear()
     assert line.size == 7
+    assert line.room("b", 8)
+    assert line.next() is not None
+    assert not line.room("a", 8), "it has more than half"

@@ -112,7 +112,7 @@ class InverseMap(Distillation):
         answers = [[one.known_TK] for one in shown]
         for again in range(1, self.asks):
             for mine, other in zip(answers, service.logprobs_again(traces, again=again), strict=True):
-                if all((other.known_TK - one_TV).abs().max() > SAME for one_TV in mine if one_TV.numel()):
+                if all(_differ(other.known_TK, one_TV) for one_TV in mine):
                     mine.append(other.known_TK)
         merged = [replace(e, known_TK=torch.stack(a).mean(0)) for e, a in zip(shown, answers, strict=True)]
         return merged, sum(map(len, answers)) / len(answers)
@@ -146,6 +146,12 @@ class InverseMap(Distillation):
 def _along(lm: LM, traces: Sequence[Trace]) -> list[Tensor]:
     prompts = lm.encode_many([trace.prompt for trace in traces])
     return replay(lm, list(zip(prompts, completions(lm, traces), strict=True)), Sampling(temperature=1.0))
+
+
+def _differ(one_TV: Tensor, other_TV: Tensor) -> bool:
+    """Whether two answers came through different maps; what both rule out says nothing."""
+    gap_TV = (one_TV - other_TV).abs().nan_to_num(0.0)
+    return bool(gap_TV.numel()) and float(gap_TV.max()) > SAME
 
 
 def _undone(found: Unmapping, known_TV: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from azeotrope.attacks.base import AttackRun, Service
@@ -39,10 +39,16 @@ class LeakedKD(Distillation):
 
     pairs: int = Field(default=64, ge=1, description="texts along which undefended logits are known")
 
+    @model_validator(mode="after")
+    def _release_only(self) -> Self:
+        if self.on_policy:
+            raise ValueError("leaked_kd knows logits along the release only; leave on_policy at 0")
+        return self
+
     @property
     def budget(self) -> Budget:
         """The leak."""
-        return Budget(queries=super().budget.queries, leaked=self.pairs)
+        return Budget(leaked=self.pairs)
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """See `Distillation.divergence`; to a distribution that is sure of the word said it is cross-entropy."""

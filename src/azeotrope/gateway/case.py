@@ -21,7 +21,7 @@ from azeotrope.gateway.table import Decision
 from azeotrope.gateway.upstream import UpstreamError
 from azeotrope.gateway.wire.errors import Kind, Problem
 from azeotrope.gateway.wire.fields import encode
-from azeotrope.gateway.wire.request import Image, Request, RequestError
+from azeotrope.gateway.wire.request import Request, RequestError, image_sizes
 
 if TYPE_CHECKING:
     from azeotrope.gateway.traces.spans import Trace
@@ -77,12 +77,7 @@ class Case:
     @property
     def asked(self) -> int:
         """About how many tokens the request is, by its bytes; an image is one size, however it is written."""
-        images = [
-            len(part.data_url)
-            for message in (self.request.messages if self.request else ())
-            for part in message.parts
-            if isinstance(part, Image)
-        ]
+        images = image_sizes(self.request) if self.request else []
         return max(0, self.size - sum(images)) // 4 + IMAGE_TOKENS * len(images)
 
     @property

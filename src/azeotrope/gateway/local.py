@@ -184,6 +184,7 @@ class LocalUpstream:
         temperature: float = 0.6,
         rows: int = 64,
         tags: Tags = "auto",
+        timeouts: Timeouts = TIMES,
     ) -> None:
         try:
             from azeotrope.models.engine import Engine
@@ -192,7 +193,7 @@ class LocalUpstream:
             raise MissingError(
                 f"A model of one's own needs the package '{error.name}'; run: pip install 'azeotrope[lab]'."
             ) from None
-        self.settings = UpstreamSettings(url="http://local", tags=tags)
+        self.settings = UpstreamSettings(url="http://local", tags=tags, timeouts=timeouts)
         self.lm = load(ref)
         self._decode = with_tags(self.lm)
         rules = _bind(self.lm, stances or {}, task, temperature)
@@ -380,4 +381,5 @@ def open_teacher(settings: TeacherSettings, policy: Snapshot) -> LocalUpstream:
         temperature=settings.temperature,
         rows=settings.rows,
         tags=settings.tags,
+        timeouts=settings.timeouts,
     )

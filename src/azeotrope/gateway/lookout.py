@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 LONG: Final = 8192  # tokens: whoever allows a lone question that many wants all that there is
 EARLIER: Final = 4  # texts at either end of a conversation whose wording is looked at
 STEADY: Final = getattr(clocks, "CLOCK_BOOTTIME", clocks.CLOCK_MONOTONIC)  # it goes on while a machine sleeps
-KEYS: Final = 4096  # of which it is known what they asked last
-TEXTS: Final = 32  # of each
+TEXTS: Final = 1024  # of a key that are remembered: conversations that its tool turns may belong to
+ALL: Final = 65_536  # of all keys, some 10 MB
 WAITING: Final = 4096  # requests that may wait to be written down
 
 
@@ -232,23 +232,27 @@ def _measured(now: Snapshot) -> list[tuple[str, str, float]]:
 
 
 class Heard:
-    """What the keys asked last, as hashes: the last `TEXTS` of each of the `KEYS` keys that were here last."""
+    """What the keys asked last, as hashes: up to `TEXTS` of a key, `ALL` of all, those of the silent go first."""
 
     def __init__(self) -> None:
         self._texts: OrderedDict[str, OrderedDict[int, None]] = OrderedDict()
+        self.size = 0
 
     def before(self, key: str, text: str) -> bool:
         """Whether a key asked this before; it has now."""
         mine = self._texts.pop(key, None)
         self._texts[key] = mine = OrderedDict() if mine is None else mine
-        if len(self._texts) > KEYS:
-            self._texts.popitem(last=False)
         name = hash(text)
         known = name in mine
         mine[name] = None
         mine.move_to_end(name)
+        self.size += not known
         if len(mine) > TEXTS:
             mine.popitem(last=False)
+            self.size -= 1
+        while self.size > ALL:
+            _, gone = self._texts.popitem(last=False)
+            self.size -= len(gone)
         return known
 
 

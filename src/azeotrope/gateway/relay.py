@@ -28,7 +28,7 @@ from azeotrope.gateway.wire.errors import Problem, WireError
 from azeotrope.gateway.wire.fields import Json, encode
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Reply, gather
-from azeotrope.gateway.wire.request import Call, Message, Request, RequestError, Seal, prefill
+from azeotrope.gateway.wire.request import Call, Message, Request, RequestError, Seal, image_sizes, prefill
 from azeotrope.gateway.wire.sse import EventParser
 from azeotrope.gateway.wire.think import LONGEST_TAG, Splitter, inside
 
@@ -129,7 +129,7 @@ class Relay:
             _check(request.messages)
             trust = job.decision.treatment.exact and (settings.wants_reasoning or settings.dialect == "messages")
             found = await self._vault.rehydrate(job.tenant, request.messages, trust=trust)
-            hidden = found.characters
+            hidden = found.size
             if found.missing and settings.wants_reasoning and settings.missing_reasoning == "refuse":
                 raise RefusedError(
                     Problem(
@@ -154,7 +154,7 @@ class Relay:
         try:
             job.asked = _digest(written)
             body = encode(written, spare=SPARE)
-            job.restored = hidden / max(1, len(body))
+            job.restored = hidden / max(1, len(body) - sum(image_sizes(request)))
             return body
         except WireError:
             raise RequestError("The request is nested too deeply.", code="invalid_json") from None

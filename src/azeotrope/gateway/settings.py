@@ -108,6 +108,7 @@ class TeacherSettings(Settings):
     temperature: float = Field(0.6, gt=0, le=2, description="where a request says none, and for calibration")
     rows: int = Field(64, ge=1, description="replies that are written at a time")
     tags: Tags = "auto"
+    timeouts: Timeouts = Field(Timeouts(first=600.0), description="`first` holds the time in line")
 
 
 TEACHER = "teacher"  # the name of that upstream

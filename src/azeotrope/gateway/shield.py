@@ -214,10 +214,11 @@ class Shield:
         completion = usage.completion
         if not self._do.bill_reasoning and completion is not None:
             completion = max(0, completion - (usage.reasoning or self._share(completion)))
-        told, prompt = usage.reasoning if self._do.tell_reasoning else None, usage.prompt
-        if not self._do.bill_reasoning and prompt is not None:
-            prompt = round(prompt * (1.0 - self._restored))
-        return ev.Usage(prompt, completion, told, usage.cached if self._cached else None)
+        told = usage.reasoning if self._do.tell_reasoning else None
+        prompt, cached = usage.prompt, usage.cached if self._cached else None
+        if not self._do.bill_reasoning and self._restored:  # what is cached would tell its size, too
+            prompt, cached = None if prompt is None else round(prompt * (1.0 - self._restored)), None
+        return ev.Usage(prompt, completion, told, cached)
 
     def _share(self, completion: int) -> int:
         """How many of a reply's tokens were reasoning, by its characters, where the upstream does not say so."""

@@ -4,7 +4,8 @@ Some upstreams refuse a tool's result unless the reasoning that led to the call 
 a stance hides or rewrites is therefore sealed here, and put back when the client returns the calls' results. A
 record can be opened for the tenant that it was made for, for a limited time, only here, and only for the same call
 (its id, function and arguments) after the same words of the user: ids alone are not unique on every server, and a
-call under another question would have its reasoning told. Reasoning that a client writes never takes its place.
+call could be put under another question. What is asked after it is not bound: no vault can tell whether a later
+turn asks the model to repeat what it has before it. Reasoning that a client writes never takes its place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -26,7 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from azeotrope.core.errors import ConfigError
-from azeotrope.gateway.wire.request import Call, Message, Seal
+from azeotrope.gateway.wire.request import INVALID, Call, Message, Seal
 
 HOUR = 3600.0
 NONCE = 12
@@ -108,12 +109,12 @@ class MemoryShelf:
 
 @dataclass(frozen=True, slots=True)
 class Rehydrated:
-    """Messages with reasoning put back: how many got some, of how many characters, and how many got none."""
+    """Messages with reasoning put back: how many got some, of what size as JSON, and how many got none."""
 
     messages: tuple[Message, ...]
     restored: int = 0
     missing: int = 0
-    characters: int = 0
+    size: int = 0
 
 
 class Vault:
@@ -169,19 +170,19 @@ class Vault:
             asked = words(message) if message.role == "user" else asked
             calls += [(call, asked) for call in message.calls]
         records = iter(await self.open(tenant, calls))
-        found, restored, missing, characters = [], 0, 0, 0
+        found, restored, missing, size = [], 0, 0, 0
         for message in messages:
             mine = [next(records) for _ in message.calls]
             record = next((one for one in mine if one is not None), None)
             if record is not None:
                 restored += 1
-                characters += len(record.thoughts)
+                size += len(msgspec.json.encode(record.thoughts))
                 message = replace_thoughts(message, record.thoughts, record.seals)
             elif not (trust and message.role == "assistant" and message.seals):
                 missing += bool(message.calls)
                 message = replace_thoughts(message, "", ())
             found.append(message)
-        return Rehydrated(tuple(found), restored, missing, characters)
+        return Rehydrated(tuple(found), restored, missing, size)
 
     def _name(self, tenant: str, call: Call, asked: str) -> bytes:
         told = msgspec.json.encode((call.id, call.name, _plain(call.arguments), asked))
@@ -204,11 +205,26 @@ def words(message: Message) -> str:
 
 
 def _plain(arguments: str) -> str:
-    """Arguments as they are whoever wrote their JSON: clients that parse them write them anew."""
+    """Arguments as they are whoever wrote their JSON: clients that parse them write them anew.
+
+    Numbers are what JavaScript makes of them, where there is no other kind than float64; and arguments that cannot
+    be read are the text under which Anthropic's clients return them.
+    """
     try:
-        return msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        found = msgspec.json.decode(arguments)
+        if isinstance(found, dict) and list(found) == [INVALID]:
+            return str(found[INVALID])
+        return msgspec.json.encode(_numbers(found), order="sorted").decode()
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, OverflowError):
         return arguments
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def replace_thoughts(message: Message, thoughts: str, seals: tuple[Seal, ...]) -> Message:

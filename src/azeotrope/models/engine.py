@@ -73,7 +73,7 @@ class Line:
     def room(self, owner: str, most: int) -> bool:
         """Whether there is room for a ticket of an owner."""
         mine = len(self._lines.get(owner, ()))
-        return self.size < most and (mine == self.size or 2 * mine < most)
+        return self.size < most and 4 * mine < 3 * most and (mine == self.size or 2 * mine < most)
 
     def put(self, ticket: Ticket) -> None:
         """Put a ticket at the end of its owner's line."""
@@ -110,8 +110,8 @@ class Line:
 class Engine:
     """Decodes tickets with `lm` until `stop`. `rules` are compositions by name; "" is the undefended model.
 
-    At most `rows` are written at a time and `waiting` wait, of one owner half of these while others are there too;
-    `submit` raises RunError beyond that.
+    At most `rows` are written at a time and `waiting` wait, of one owner three quarters of these, or half while
+    others wait too; `submit` raises RunError beyond that.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Engine:
         if ticket.rules not in self._rules:
             raise ConfigError(f"The engine has no defenses '{ticket.rules}'.{nearest(ticket.rules, self._rules)}")
         with self._wake:
-            if not self._stopping and self._waiting.size >= self._most:
+            if not self._waiting.room(ticket.owner, self._most):
                 self._waiting.clear()
             if self._stopping or not self._waiting.room(ticket.owner, self._most):
                 raise RunError("The model's line is full; try again later.")

@@ -23,9 +23,9 @@ from azeotrope.gateway.wire.errors import Kind, Problem, WireError
 from azeotrope.gateway.wire.fields import Json, decode, encode, without_none
 from azeotrope.gateway.wire.form import Form
 from azeotrope.gateway.wire.reply import Choice, Reply
+from azeotrope.gateway.wire.request import INVALID
 from azeotrope.gateway.wire.sse import write
 
-INVALID = "INVALID_JSON"
 DEPTH = 128  # far above what a tool takes, far below what stops an encoder
 REASONS: dict[ev.Reason, str] = {
     "stop": "end_turn",

@@ -36,6 +36,9 @@ def prefill() -> RequestError:
     return RequestError(text, "messages", "unsupported_value")
 
 
+INVALID = "INVALID_JSON"  # Anthropic's name for arguments that are no JSON, in an object that is
+
+
 class Image(msgspec.Struct, frozen=True):
     """An image: bytes in a data URL ("data:image/png;base64,..."), never an address to fetch."""
 
@@ -44,6 +47,12 @@ class Image(msgspec.Struct, frozen=True):
 
 
 Part = str | Image
+
+
+def image_sizes(request: Request) -> list[int]:
+    """The lengths of the images' addresses."""
+    parts = (part for message in request.messages for part in message.parts)
+    return [len(part.data_url) for part in parts if isinstance(part, Image)]
 
 
 class Seal(msgspec.Struct, frozen=True):
