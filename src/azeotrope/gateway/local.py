@@ -250,19 +250,23 @@ class LocalUpstream:
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The conversation as the model reads it: by its chat template, or as question and answer."""
-        plain = [{"role": m["role"], "content": _plain(m.get("content"))} for m in messages]
         if getattr(self.lm.tokenizer, "chat_template", None):
-            return str(self.lm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
-        asked = next((m["content"] for m in reversed(plain) if m["role"] == "user"), "")
+            return self._rendered(messages, opened=True)
+        said = [(m["role"], _plain(m.get("content"))) for m in messages]
+        asked = next((text for role, text in reversed(said) if role == "user"), "")
         return f"Q: {asked.removeprefix('Q: ').removesuffix(chr(10) + 'A:')}\nA:"
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], *, opened: bool) -> str:
+        """The conversation by the chat template; `opened`: with what it writes where the reply begins."""
+        plain = [{"role": m["role"], "content": _plain(m.get("content"))} for m in messages]
+        made = self.lm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=opened)
+        return str(made)
 
     def opening(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """What the chat template writes after the conversation: the reply goes on from there."""
         if not getattr(self.lm.tokenizer, "chat_template", None):
             return ""
-        plain = [{"role": m["role"], "content": _plain(m.get("content"))} for m in messages]
-        said = str(self.lm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=False))
-        whole = self.prompt(messages)
+        said, whole = (self._rendered(messages, opened=opened) for opened in (False, True))
         return whole[len(said) :] if whole.startswith(said) else whole[-OPENING:]
 
     def _sampling(self, asked: Json, least: float) -> Sampling:
