@@ -38,6 +38,7 @@ OPTIONS = {
                           "--tolerance", "--checks", "--seed", "--force", "--json"],
     "azeotrope defend": ["SOURCE", "--out", "--defense", "--field", "--seed", "--force", "--json"],
     "azeotrope serve": ["--config", "--upstream", "--teacher", "--policy", "--host", "--port", "--workers"],
+    "azeotrope probe": ["--config", "--upstream", "--model", "--max-tokens", "--json"],
     "azeotrope policy": [],
     "azeotrope policy check": ["FILE", "--json"],
     "azeotrope policy explain": ["FILE", "--tier", "--tenant", "--model", "--dialect", "--level", "--stream",

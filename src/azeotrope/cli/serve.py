@@ -1,26 +1,30 @@
-"""`serve`: the gateway, in front of an OpenAI-compatible server."""
+"""`serve`: the gateway, in front of an OpenAI-compatible server; `probe`: what that server does with reasoning."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from azeotrope.cli.out import say
+from azeotrope.cli.out import AsJson, emit, say, show
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The server's file (upstreams, models, ...)."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The upstream, such as http://127.0.0.1:8000/v1, without a file."),
+]
 
 
 def serve(
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="The server's file (upstreams, models, ...)."),
-    ] = None,
-    upstream: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The upstream, such as http://127.0.0.1:8000/v1, without a file."),
-    ] = None,
+    config: Config = None,
+    upstream: Address = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +71,42 @@ def serve(
     asyncio.run(gateway.stop())
     with boot.together(settings):
         _granian(settings)
+
+
+def probe(
+    config: Config = None,
+    upstream: Address = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="The model as the upstream calls it (default: those of the file).")
+    ] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the reply may have.")] = 1024,
+    json: AsJson = False,
+) -> None:
+    """Ask every upstream's models one question, to see whether `tags` says where their reasoning is.
+
+    Where a chat template opens the reasoning and `tags` does not say so, a gateway takes it for an answer. One
+    short request for each model is sent (and billed). Exit code 2: a setting is wrong; 4: a model did not answer.
+    """
+    from azeotrope.core.errors import ConfigError, RunError
+    from azeotrope.gateway.probe import asked, look
+
+    if config is None and upstream is None:
+        raise ConfigError("Give --config or --upstream: who should be asked?")
+    settings = _settings(config, upstream, None)
+
+    async def ask() -> list[Any]:
+        pairs = asked(settings, model)
+        return [await look(name, settings.upstreams[name], served, max_tokens) for name, served in pairs]
+
+    found = asyncio.run(ask())
+    if json:
+        emit([{**asdict(one), "fits": one.fits} for one in found])
+    else:
+        show(*(one.sentence for one in found))
+    if any(not one.failure and not one.fits for one in found):
+        raise ConfigError("A setting of 'tags' is wrong: see above.")
+    if any(one.failure for one in found):
+        raise RunError("Not every model answered: see above.")
 
 
 def _settings(config: Path | None, upstream: str | None, teacher: str | None) -> Any:

@@ -145,8 +145,7 @@ class Relay:
             request = msgspec.structs.replace(request, top_logprobs=min(20, wanted))
         plain = request.dialect == "completions"
         written = dialect("completions" if plain else settings.dialect).write(request)
-        if settings.limit_field != "max_tokens" and "max_tokens" in written and settings.dialect == "chat":
-            written[settings.limit_field] = written.pop("max_tokens")
+        name_limit(written, settings)
         if settings.wants_reasoning and settings.dialect == "chat" and not plain:
             _complete(written)
         if settings.cache_salt:
@@ -335,6 +334,12 @@ class Relay:
         us alone changes nothing.
         """
         return blake2b(job.asked + job.tenant.encode(), key=self._dice, digest_size=32).digest()
+
+
+def name_limit(written: Json, settings: UpstreamSettings) -> None:
+    """Call the limit of a reply's tokens what the upstream calls it."""
+    if settings.limit_field != "max_tokens" and "max_tokens" in written and settings.dialect == "chat":
+        written[settings.limit_field] = written.pop("max_tokens")
 
 
 def _complete(written: Json) -> None:
