@@ -143,7 +143,7 @@ def test_v_is_positive_for_what_lowers_the_trusted_loss() -> None:
     lm = fresh("gpt2", spread=0.1)
     trusted, poison = said("xyzzy", 8), said("wwwww", 8)
     gradient = proxy_gradient(lm, trusted)
-    values = help_of(lm, gradient, [*trusted, *poison], 0.01)
+    values = help_of(lm, gradient, lambda twin: trace_nll(twin, [*trusted, *poison]), 0.01)
     assert min(values[:8]) > max(values[8:])
     before = math.fsum(trace_nll(lm, trusted))
     for traces, sign in ((trusted, -1), (poison, 1)):

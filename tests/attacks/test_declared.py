@@ -39,6 +39,7 @@ IDENTITIES = {
     "minillm": "ecb878fb184ebb82",
     "sampled_kd": "d98fa080aa65f9ec",
     "greedy_sft": "bd7d1da8e5436203",
+    "reweighted_kd": "447529ad284e5c74",
     "leaked_kd": "1f8f52b97c2da8a2",
     "top1_kd": "d89eefaed7638432",
     "uld": "a0154ac16dec575e",

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from shown import Shown, lesson, world
 
 from azeotrope.attacks.agreement_kd import AgreementKD, said
@@ -13,9 +14,11 @@ from azeotrope.attacks.base import AttackRun
 from azeotrope.attacks.clean_kd import CleanKD
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
 from azeotrope.attacks.distillm2 import DistiLLM2
+from azeotrope.attacks.fkl import ForwardKL
 from azeotrope.attacks.following import Material, Source
 from azeotrope.attacks.guide import Target
 from azeotrope.attacks.minillm import MiniLLM, later
+from azeotrope.attacks.reweighted_kd import ReweightedKD
 from azeotrope.attacks.sampled_kd import SampledKD
 from azeotrope.attacks.sft import SFT
 from azeotrope.core.access import Access
@@ -154,6 +157,59 @@ def test_one_word_estimates_the_divergence() -> None:
     assert 0 < ahead.sum() < 6
     assert torch.allclose(capped[ahead], torch.tensor(0.5).exp() - 1.5), "no word carries the batch"
     assert torch.equal(capped[~ahead], free[~ahead])
+
+
+class Poisoned(Shown):
+    """Shows the teacher's distributions upside down along some texts."""
+
+    poisoned: tuple[int, ...] = ()
+
+    def logprobs(self, traces, *, access=Access.FULL_LOGITS, released=False):  # type: ignore[no-untyped-def]
+        found = super().logprobs(traces, access=access, released=released)
+        return [
+            replace(one, known_TK=torch.log_softmax(-4.0 * one.known_TK, -1)) if i in self.poisoned else one
+            for i, one in enumerate(found)
+        ]
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_texts_with_poisoned_logits_weigh_less(k: int) -> None:
+    """Only what is shown differs: the texts are alike, so weights of text alone could not tell."""
+    traces = lesson(24)
+    teacher, lm = fresh("llama", spread=0.2), fresh("llama", spread=0.2, seed=4)
+    SFT(epochs=4, lr=5e-3, batch_size=8, curve_points=0, bfloat16=False).train(
+        [teacher], Release.of(traces), AttackRun(seed=1)
+    )
+    service = Poisoned(teacher)
+    service.poisoned, service.leaks = tuple(range(0, 24, 2)), traces
+    shown = service.logprobs(traces, released=True)
+    run = world(service, 24)
+
+    def weights(attack: ReweightedKD) -> list[float]:
+        part = [one.top(k) for one in shown] if k else shown
+        return attack.follow(lm, Source(attack, Material(traces, part), run, service, 0)).weight_K.tolist()  # type: ignore[attr-defined, no-any-return]
+
+    found = weights(ReweightedKD(sft=QUICK, trusted="leak", leaked=24, alpha=0.9))
+    assert max(found[::2]) < min(found[1::2])
+    assert sum(found) == pytest.approx(24)
+    blind = weights(ReweightedKD(sft=QUICK, trusted="leak", leaked=24, alpha=0.0))
+    assert sum(blind[::2]) == pytest.approx(sum(blind[1::2]), rel=0.2)
+
+
+def test_equal_weights_are_forward_kl() -> None:
+    traces, teacher = [replace(t, text="xyzzy</think>x") for t in lesson(24)], fresh("llama", spread=0.2)
+    release = Release.of(traces, Access.FULL_LOGITS)
+    outcomes = []
+    for attack in (ReweightedKD(sft=QUICK, eta=0.0), ForwardKL(sft=QUICK)):
+        lm = fresh("llama", spread=0.2, seed=4)
+        outcomes.append(attack.train([lm], release, world(Shown(teacher), 24)))
+        outcomes[-1].students = [lm]
+    a, b = (trace_nll(outcome.students[0], traces) for outcome in outcomes)
+    assert a == pytest.approx(b, abs=1e-4)
+    (notes,) = outcomes[0].notes["bases"]
+    assert notes["effective_traces"] == pytest.approx(24)
+    with pytest.raises(ValidationError, match="on_policy"):
+        ReweightedKD(on_policy=0.5)
 
 
 @pytest.mark.parametrize("kind", [MiniLLM, DistiLLM2, AgreementKD])

@@ -94,7 +94,7 @@ class Distilling(StudentAttack):
             self.sft.teach(lm, material.traces, run, index, outcome, guide=guide)
             outcome.own_tokens += guide.own_tokens
             taught = sum(bool(trace.text) for trace in material.traces)
-            outcome.notes["bases"].append({"traces": taught, **material.notes})
+            outcome.notes["bases"].append({"traces": taught, **material.notes, **guide.notes})
         outcome.queries, outcome.query_tokens = service.queries - before[0], service.tokens - before[1]
         return outcome
 
@@ -134,6 +134,7 @@ class Following(Guide):
 
     def __init__(self, source: Source) -> None:
         self.source, self.own_tokens = source, 0
+        self.notes: dict[str, object] = {}  # for the record
         self.shown = min((target.access for target in source.targets), default=Access.TEXT)
 
     @abstractmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -29,6 +29,7 @@ from azeotrope.models.scoring import trace_nll
 from azeotrope.tasks.base import Task
 
 _CLIP = 3.0  # standard deviations
+Cost = Callable[[LM, Sequence[int]], Sequence[float]]  # a student's loss per token on the traces in some rows
 
 
 class ReweightedSFT(AdaptiveSFT):
@@ -65,12 +66,17 @@ class ReweightedSFT(AdaptiveSFT):
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Measure v and turn it into weights of mean 1."""
+        return self.weigh(lm, traces, run, lambda twin, judged: trace_nll(twin, [traces[i] for i in judged]))
+
+    def weigh(self, lm: LM, traces: Sequence[Trace], run: AttackRun, cost: Cost) -> Lessons:
+        """Weights of mean 1, from the help of a step that lowers `cost`."""
         task = run.need_task(self.kind)
         student = self.pupil(lm, traces, run, self.warmup)
         refused = refusals(task, run.problems, traces)
         gradient = proxy_gradient(student, self._trusted(task, traces, refused, run))
-        judged = [trace for trace, no in zip(traces, refused, strict=True) if not no]
-        found = iter(weights_of(help_of(student, gradient, judged, self.epsilon), self.eta))
+        judged = [row for row, no in enumerate(refused) if not no]
+        values = help_of(student, gradient, lambda twin: cost(twin, judged), self.epsilon)
+        found = iter(weights_of(values, self.eta))
         weights = [1.0 if no else next(found) for no in refused]
         notes = {
             "largest_weight": max(weights),
@@ -105,10 +111,12 @@ def refusals(task: Task, problems: Sequence[Problem], traces: Sequence[Trace]) -
     return [task.grade(problem, trace.text).refused for problem, trace in zip(problems, traces, strict=True)]
 
 
-def help_of(lm: LM, gradient: ProxyGradient, traces: Sequence[Trace], epsilon: float) -> list[float]:
-    """v per trace and token: how much a step on the trace lowers the trusted loss (unit gradient)."""
+def help_of(
+    lm: LM, gradient: ProxyGradient, costs: Callable[[LM], Sequence[float]], epsilon: float
+) -> list[float]:
+    """v per trace: how much a step that lowers its cost per token lowers the trusted loss (unit gradient)."""
     scale = epsilon / max(gradient.norm, 1e-300)
-    plus, minus = (trace_nll(_moved(lm, gradient, sign * scale), traces) for sign in (1.0, -1.0))
+    plus, minus = (costs(_moved(lm, gradient, sign * scale)) for sign in (1.0, -1.0))
     return [(a - b) / (2.0 * epsilon) for a, b in zip(plus, minus, strict=True)]
 
 
