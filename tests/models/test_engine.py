@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,35 @@ def test_joining_changes_nothing(lm: LM, engine: Engine, rules: str) -> None:
     alone = decode(lm, given, list(range(9)), SAMPLING, rules=bound, max_new_tokens=LIMIT)
     assert [tuple(client.ids) for client in first + later] == [sample.ids for sample in alone]
     assert [client.finished for client in first + later] == [sample.finished for sample in alone]
+
+
+def test_who_comes_one_by_one_is_gathered(lm: LM) -> None:
+    """A request for every token that is written: as many batches would be as many forward passes a turn."""
+    engine, given, clients, opened = Engine(lm, rows=64), prompts(lm, 30), [Client(20)], []
+    make = engine._open
+
+    class Leader(Client):
+        def take(self, token: int, finished: bool) -> bool:
+            clients.append(send(engine, given[len(clients) % 30], len(clients), most=20))
+            self.ids.append(token)
+            if len(self.ids) == 30:
+                self.over.set()
+            return len(self.ids) < 30
+
+    def count(tickets: list[Ticket]) -> Any:
+        opened.append(len(tickets))
+        return make(tickets)
+
+    engine._open = count  # type: ignore[method-assign]
+    leader = Leader()
+    engine.submit(Ticket(given[0], 0, SAMPLING, LIMIT, leader.take, leader.fail))
+    assert leader.over.wait(60)
+    for client in clients[1:]:
+        assert client.over.wait(60)
+    engine.stop()
+    assert opened[:3] == [1, 1, 2], "where few are written, nobody waits long"
+    assert sum(opened) == len(clients)
+    assert len(opened) <= 12
 
 
 def test_who_stops_does_not_stop_the_others(lm: LM, engine: Engine) -> None:

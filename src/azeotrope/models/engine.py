@@ -1,9 +1,11 @@
 """The lock-step decoder as a service: requests join while others are being written.
 
-One thread decodes. What arrives together, with the same sampling and the same composition of defenses, is one
+One thread decodes. What is admitted together, with the same sampling and the same composition of defenses, is one
 batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at hand and not
 for others' ends. Batches are not merged: defenses count steps from the prompt on, and a row's tokens depend on
-its seed alone.
+its seed alone. But a turn takes as many forward passes as there are batches, so after an admission the next one
+is as many turns later: under load requests gather into few batches (about the square root of a reply's tokens)
+instead of one each, and where nobody is written nobody waits.
 """
 
 from __future__ import annotations
@@ -127,6 +129,7 @@ class Engine:
         self._rows, self._most = rows, waiting
         self._waiting = Line()
         self._cohorts: list[_Cohort] = []
+        self._turns = 0  # since somebody was admitted
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="azeotrope-engine", daemon=True)
@@ -166,7 +169,8 @@ class Engine:
                         self._wake.wait()
                     if self._stopping:
                         break
-                    arrived = self._arrived()
+                    arrived = self._arrived() if self._turns >= len(self._cohorts) else []
+                self._turns = 1 if arrived else self._turns + 1
                 self._cohorts += [self._open(tickets) for tickets in arrived]
                 self._cohorts = [cohort for cohort in self._cohorts if self._turn(cohort)]
         error = RunError("The model was stopped before it was finished.")

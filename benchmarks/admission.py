@@ -1,0 +1,117 @@
+"""What gathering requests into batches is worth in the engine behind `azeotrope serve --teacher`.
+
+    python benchmarks/admission.py [--rate N] [--requests N] [--rounds N]
+
+Requests arrive one by one, at random (exponential gaps) and at `--rate` a second; each is a prompt of the task
+`lookup`, continued by the embedded teacher. `gathered` is the engine as it is; `at once` admits whoever waits in
+every turn, so that nearly every request is a batch of its own. Both decode the same prompts at the same times, in
+turns; medians and quartiles over rounds of tokens a second, seconds to the first token and to the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from random import Random
+from statistics import median, quantiles
+
+import torch
+
+from azeotrope.core.errors import RunError
+from azeotrope.core.sampling import Sampling
+from azeotrope.models.engine import Engine, Ticket
+from azeotrope.models.lm import LM, load
+from azeotrope.tasks.lookup import Lookup
+
+LIMIT = 160
+SAMPLING = Sampling(temperature=0.6)
+
+
+class AtOnce(Engine):
+    """Admits in every turn."""
+
+    @property
+    def _turns(self) -> int:
+        return 1 << 30
+
+    @_turns.setter
+    def _turns(self, value: int) -> None:
+        pass
+
+
+class Client:
+    """One request: when it was sent, and when its tokens came."""
+
+    def __init__(self) -> None:
+        self.began, self.first, self.last, self.tokens = time.perf_counter(), 0.0, 0.0, 0
+        self.over = threading.Event()
+
+    def take(self, token: int, finished: bool) -> bool:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.tokens += 1
+        if finished or self.tokens == LIMIT:
+            self.over.set()
+        return not finished
+
+    def fail(self, error: RunError) -> None:
+        raise SystemExit(str(error))
+
+
+def serve(engine: Engine, prompts: list[tuple[int, ...]], gaps: list[float]) -> tuple[float, float, float]:
+    """Tokens a second, and the median seconds to the first and the last token."""
+    clients: list[Client] = []
+    began = time.perf_counter()
+    due = began
+    for seed, (prompt, gap) in enumerate(zip(prompts, gaps, strict=True)):
+        due += gap
+        time.sleep(max(0.0, due - time.perf_counter()))
+        client = Client()
+        clients.append(client)
+        engine.submit(Ticket(prompt, seed, SAMPLING, LIMIT, client.take, client.fail))
+    for client in clients:
+        client.over.wait()
+    seconds = time.perf_counter() - began
+    return (
+        sum(client.tokens for client in clients) / seconds,
+        median(client.first - client.began for client in clients),
+        median(client.last - client.began for client in clients),
+    )
+
+
+def measure(lm: LM, rate: float, requests: int, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
+    prompts = [tuple(ids) for ids in lm.encode_many([p.prompt for p in Lookup().problems("test", requests, 3)])]
+    found: dict[str, list[tuple[float, float, float]]] = {"at once": [], "gathered": []}
+    kinds = {"at once": AtOnce, "gathered": Engine}
+    for number in range(rounds):
+        random = Random(number)
+        gaps = [random.expovariate(rate) for _ in prompts]
+        for name in random.sample(sorted(kinds), 2):
+            engine = kinds[name](lm, rows=64)
+            found[name].append(serve(engine, prompts, gaps))
+            engine.stop()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, nargs="+", default=[2.0, 20.0, 100.0])
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    lm = load("embedded/teacher")
+    print("| arrivals a second | admission | tokens/s | first token, s | last token, s |\n|---|---|---|---|---|")
+    for rate in chosen.rate:
+        requests = min(chosen.requests, max(20, round(rate * 20)))
+        for name, rows in measure(lm, rate, requests, chosen.rounds).items():
+            cells = []
+            for values in zip(*rows, strict=True):
+                low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+                cells.append(f"{middle:.3g} [{low:.3g}, {high:.3g}]")
+            print(f"| {rate:g} | {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
