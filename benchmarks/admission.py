@@ -3,9 +3,10 @@
     python benchmarks/admission.py [--rate N] [--requests N] [--rounds N]
 
 Requests arrive one by one, at random (exponential gaps) and at `--rate` a second; each is a prompt of the task
-`lookup`, continued by the embedded teacher. `gathered` is the engine as it is; `at once` admits whoever waits in
-every turn, so that nearly every request is a batch of its own. Both decode the same prompts at the same times, in
-turns; medians and quartiles over rounds of tokens a second, seconds to the first token and to the last one.
+`lookup`, continued by the embedded teacher. `joined` is the engine as it is; `gathered` is what it does under
+defenses that cannot be joined; `apart` does neither, so that nearly every request is a batch of its own. All decode
+the same prompts at the same times, in turns; medians and quartiles over rounds of tokens a second, seconds to the
+first token and to the last one. `decoder` is the lock-step decoder given all prompts at once: the most there is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import threading
 import time
 from random import Random
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 
 from azeotrope.core.errors import RunError
 from azeotrope.core.sampling import Sampling
+from azeotrope.models.decode import decode
 from azeotrope.models.engine import Engine, Ticket
 from azeotrope.models.lm import LM, load
 from azeotrope.tasks.lookup import Lookup
@@ -28,16 +31,24 @@ LIMIT = 160
 SAMPLING = Sampling(temperature=0.6)
 
 
-class AtOnce(Engine):
-    """Admits in every turn."""
+class Gathered(Engine):
+    """Joins nothing; the more batches there are, the longer it waits before it begins another."""
 
-    @property
-    def _turns(self) -> int:
-        return 1 << 30
+    def _join(self, cohorts: list[Any]) -> None:
+        self._cohorts = cohorts
 
-    @_turns.setter
-    def _turns(self, value: int) -> None:
-        pass
+    def _patience(self) -> int:
+        return len(self._cohorts)
+
+
+class Apart(Gathered):
+    """Neither joins nor waits: nearly every request is a batch of its own."""
+
+    def _patience(self) -> int:
+        return 0
+
+
+KINDS = {"apart": Apart, "gathered": Gathered, "joined": Engine}
 
 
 class Client:
@@ -82,13 +93,12 @@ def serve(engine: Engine, prompts: list[tuple[int, ...]], gaps: list[float]) -> 
 
 def measure(lm: LM, rate: float, requests: int, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
     prompts = [tuple(ids) for ids in lm.encode_many([p.prompt for p in Lookup().problems("test", requests, 3)])]
-    found: dict[str, list[tuple[float, float, float]]] = {"at once": [], "gathered": []}
-    kinds = {"at once": AtOnce, "gathered": Engine}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in KINDS}
     for number in range(rounds):
         random = Random(number)
         gaps = [random.expovariate(rate) for _ in prompts]
-        for name in random.sample(sorted(kinds), 2):
-            engine = kinds[name](lm, rows=64)
+        for name in random.sample(sorted(KINDS), len(KINDS)):
+            engine = KINDS[name](lm, rows=64)
             found[name].append(serve(engine, prompts, gaps))
             engine.stop()
     return found
@@ -103,6 +113,13 @@ def main() -> None:
     torch.set_num_threads(1)
     lm = load("embedded/teacher")
     print("| arrivals a second | admission | tokens/s | first token, s | last token, s |\n|---|---|---|---|---|")
+    prompts = lm.encode_many([p.prompt for p in Lookup().problems("test", chosen.requests, 3)])
+    speeds = []
+    for _ in range(chosen.rounds):
+        began = time.perf_counter()
+        samples = decode(lm, prompts, range(len(prompts)), SAMPLING, max_new_tokens=LIMIT, batch_size=64)
+        speeds.append(sum(len(sample.ids) for sample in samples) / (time.perf_counter() - began))
+    print(f"| | decoder | {median(speeds):.3g} | | |", flush=True)
     for rate in chosen.rate:
         requests = min(chosen.requests, max(20, round(rate * 20)))
         for name, rows in measure(lm, rate, requests, chosen.rounds).items():

@@ -191,7 +191,7 @@ def drive(
             if mask:
                 before_BV = before_BV.clone()
                 before_BV[:, list(mask)] = float("-inf")
-            view = StepView(t, tokens_B, before_BV, out.hidden_BD, seeds_B)
+            view = StepView(torch.tensor(t), tokens_B, before_BV, out.hidden_BD, seeds_B)
             if watch is not None:
                 watch(view, session)
             found.append((before_BV, session.step(view)))

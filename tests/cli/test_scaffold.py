@@ -91,9 +91,9 @@ def test_logits_scaffold(invoke: Invoke, tmp_path: Path) -> None:
     moved = []
     for amount in (0.0, 0.5, 1.0):
         session = method(amount=amount).bind(None).open(Batch(((1,),) * 5, seeds))
-        after = session.step(StepView(0, None, logits, None, seeds))
+        after = session.step(StepView(torch.tensor(0), None, logits, None, seeds))
         order = torch.randperm(5)
-        swapped = session.step(StepView(0, None, logits[order], None, seeds[order]))
+        swapped = session.step(StepView(torch.tensor(0), None, logits[order], None, seeds[order]))
         assert torch.equal(swapped, after[order])
         assert torch.equal(logits, before)
         assert after.dtype == logits.dtype

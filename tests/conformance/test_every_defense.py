@@ -19,7 +19,8 @@ from azeotrope.core.methods import Defense, Maturity, Stage, TraceDefense, parse
 from azeotrope.core.plugins import catalogue
 from azeotrope.core.types import Trace, split_answer
 from azeotrope.defenses.base import Bench, LogitDefense, assemble
-from azeotrope.models.decode import LogitRule, Session, StepView, decode
+from azeotrope.models.cache import capacity
+from azeotrope.models.decode import Batch, LogitRule, Run, Session, StepView, decode
 from azeotrope.tasks import grammar
 from azeotrope.tasks.arithmetic import Arithmetic
 from azeotrope.tasks.lookup import Lookup
@@ -215,7 +216,7 @@ def test_shapes_and_types_are_kept_and_inputs_untouched(
 
     def watch(view: StepView, _session: Session) -> None:
         copies = [None if x is None else x.clone() for x in (view.tokens_B, view.logits_BV, view.hidden_BD)]
-        kept.append((view, StepView(view.t, copies[0], copies[1], copies[2], view.seeds_B.clone())))
+        kept.append((view, StepView(view.t_B, copies[0], copies[1], copies[2], view.seeds_B.clone())))
 
     rule = rule_of(build(kind, settings), where)
     steps = drive(where.teacher, rule, prompts(4), range(4), path(4, STEPS), watch=watch)
@@ -290,6 +291,48 @@ def test_samples_do_not_depend_on_the_batch(kind: str, settings: dict[str, Any])
         rules=[rule], max_new_tokens=10, batch_size=3,
     )  # fmt: skip
     assert [mixed[order.index(i)].ids for i in range(10)] == [s.ids for s in whole]
+
+
+@every_logit_case
+def test_batches_that_began_apart_become_one(kind: str, settings: dict[str, Any]) -> None:
+    """In float64: rows say what they say alone, whenever others join, and whoever has ended before."""
+    where = workplace()
+    rules = [rule_of(build(kind, settings), where)]
+    rows, seeds = [*prompts(9), list(range(2, 42))], torch.arange(700, 710)
+    alone = decode(where.teacher, rows, seeds.tolist(), where.sampling, rules=rules, max_new_tokens=24)
+    parts = [slice(0, 4), slice(4, 9), slice(9, 10)]
+    runs = [
+        Run(where.teacher, Batch(tuple(map(tuple, rows[part])), seeds[part]), where.sampling, rules)
+        for part in parts
+    ]
+    written: dict[int, list[int]] = {}
+
+    def step(run: Run) -> None:
+        live = [row for row in run.live if not row.finished]
+        names = [int(run.seeds_B[run.live.index(row)]) for row in live]
+        if live:
+            run.step()
+        written.update({name: row.ids for name, row in zip(names, live, strict=True)})
+
+    with torch.no_grad():
+        for _ in range(7):
+            step(runs[0])
+        for run in runs[1:]:
+            assert not runs[0].can_join(run), "it has not begun"
+            step(run)
+            if not runs[0].can_join(run):
+                pytest.skip(f"'{kind}' does not set 'joins': its batches stay apart in a server")
+            runs[0].join(run)
+            for _ in range(5):
+                step(runs[0])
+        width = runs[0]._teacher.mask_BC.shape[1]  # type: ignore[union-attr]
+        for _ in range(12):
+            step(runs[0])
+    assert width <= capacity(40 + 6), "columns that nobody uses are dropped"
+    for seed, sample in zip(seeds.tolist(), alone, strict=True):
+        n = min(len(sample.ids), len(written[seed]))
+        assert n >= min(12, len(sample.ids))
+        assert tuple(written[seed][:n]) == sample.ids[:n]
 
 
 @every_logit_case

@@ -198,8 +198,8 @@ class Spy(LogitRule):
             def step(self, view: StepView) -> Tensor:
                 out = inner.step(view)
                 change = out - view.logits_BV
-                for seed, row in zip(view.seeds_B.tolist(), change, strict=True):
-                    spy.seen[seed, view.t] = row - row.mean()
+                for seed, t, row in zip(view.seeds_B.tolist(), view.t_B.tolist(), change, strict=True):
+                    spy.seen[seed, t] = row - row.mean()
                 spy.sizes.append(len(out))
                 return out + 2.5 * (torch.arange(out.shape[-1]) == 1)
 

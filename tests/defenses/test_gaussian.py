@@ -39,7 +39,7 @@ def test_random_choice_has_its_rate_and_noise_its_standard_deviation() -> None:
     z = torch.zeros((4000, 16), dtype=DOUBLE)
     noise, chosen = [], []
     for t in range(5):
-        out = session.step(StepView(t, None, z, None, seeds))
+        out = session.step(StepView(torch.tensor(t), None, z, None, seeds))
         hit = (out != 0).any(-1)
         chosen.append(hit)
         noise.append(out[hit])
@@ -70,7 +70,7 @@ def test_expected_kl_is_bounded_by_half_sigma_squared(sigma: float) -> None:
     for size, peak in ((3, 0.0), (67, 2.0), (300, 0.0)):
         z = peak * torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
         session = open_session(Gaussian(sigma=sigma, tokens=1, rate=1.0), seeds)
-        out = session.step(StepView(0, None, z.expand(rows, size), None, seeds))
+        out = session.step(StepView(torch.tensor(0), None, z.expand(rows, size), None, seeds))
         p, log_p = torch.softmax(z, -1), torch.log_softmax(z, -1)
         kl_B = (p * (log_p - torch.log_softmax(out, -1))).sum(-1)
         standard_error = (kl_B.std() / rows**0.5).item()
@@ -86,7 +86,7 @@ def test_masked_tokens_stay_masked() -> None:
     z = torch.zeros((50, 9), dtype=DOUBLE)
     z[:, 4:] = float("-inf")
     seeds = torch.arange(50)
-    out = open_session(Gaussian(sigma=3.0, rate=1.0), seeds).step(StepView(0, None, z, None, seeds))
+    out = open_session(Gaussian(sigma=3.0, rate=1.0), seeds).step(StepView(torch.tensor(0), None, z, None, seeds))
     assert out[:, 4:].isneginf().all()
     assert torch.isfinite(out[:, :4]).all()
 

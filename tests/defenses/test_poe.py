@@ -35,7 +35,7 @@ def test_the_mixture_of_log_probabilities(temperature: float, gamma: float) -> N
                 logits_BV = torch.stack(
                     [teacher.model(input_ids=torch.tensor([p])).logits[0, -1] / tau for p in prompts]
                 )
-                got_BV = session.step(StepView(0, None, logits_BV, None, torch.arange(3)))
+                got_BV = session.step(StepView(torch.tensor(0), None, logits_BV, None, torch.arange(3)))
         expected = torch.log_softmax(((1 - gamma) * own + gamma * other) / tau, -1)
         assert torch.allclose(torch.log_softmax(got_BV[row], -1), expected, atol=1e-5)
     session.close()

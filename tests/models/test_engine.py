@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.poe import ProductOfExperts
-from azeotrope.models.decode import decode
+from azeotrope.models.decode import Batch, LogitRule, Session, StepView, decode
 from azeotrope.models.engine import Engine, Line, Ticket
 from azeotrope.models.lm import LM, load
 from azeotrope.tasks.lookup import Lookup
@@ -82,14 +83,27 @@ def test_joining_changes_nothing(lm: LM, engine: Engine, rules: str) -> None:
     assert [client.finished for client in first + later] == [sample.finished for sample in alone]
 
 
-def test_who_comes_one_by_one_is_gathered(lm: LM) -> None:
+class Apart(LogitRule, Session):
+    """Does nothing, and cannot be joined."""
+
+    def open(self, batch: Batch) -> Session:
+        return self
+
+    def step(self, view: StepView) -> torch.Tensor:
+        return view.logits_BV
+
+
+@pytest.mark.parametrize("rules", ["", "apart"])
+def test_who_comes_one_by_one_is_gathered(lm: LM, rules: str) -> None:
     """A request for every token that is written: as many batches would be as many forward passes a turn."""
-    engine, given, clients, opened = Engine(lm, rows=64), prompts(lm, 30), [Client(20)], []
+    engine = Engine(lm, {"apart": [Apart()]}, rows=64)
+    given, clients, opened, batches = prompts(lm, 30), [Client(20)], [], []
     make = engine._open
 
     class Leader(Client):
         def take(self, token: int, finished: bool) -> bool:
-            clients.append(send(engine, given[len(clients) % 30], len(clients), most=20))
+            clients.append(send(engine, given[len(clients) % 30], len(clients), rules, most=20))
+            batches.append(len(engine._cohorts))
             self.ids.append(token)
             if len(self.ids) == 30:
                 self.over.set()
@@ -101,14 +115,17 @@ def test_who_comes_one_by_one_is_gathered(lm: LM) -> None:
 
     engine._open = count  # type: ignore[method-assign]
     leader = Leader()
-    engine.submit(Ticket(given[0], 0, SAMPLING, LIMIT, leader.take, leader.fail))
+    engine.submit(Ticket(given[0], 0, SAMPLING, LIMIT, leader.take, leader.fail, rules))
     assert leader.over.wait(60)
     for client in clients[1:]:
         assert client.over.wait(60)
     engine.stop()
-    assert opened[:3] == [1, 1, 2], "where few are written, nobody waits long"
+    assert opened[:2] == [1, 1], "where few are written, nobody waits long"
     assert sum(opened) == len(clients)
-    assert len(opened) <= 12
+    assert max(batches) <= (10 if rules else 5)
+    alone = decode(lm, given, list(range(30)), SAMPLING, max_new_tokens=20)
+    for client, sample in zip(clients[1:], alone[1:], strict=False):
+        assert tuple(client.ids) == sample.ids
 
 
 def test_who_stops_does_not_stop_the_others(lm: LM, engine: Engine) -> None:

@@ -72,7 +72,9 @@ class $cls(LogitDefense):
 
 
 class _Rule(LogitRule, Session):
-    """Stateless, so it is its own session. With state per row, open a Session and override `select`."""
+    """Stateless, so it is its own session. With state per row, open a Session and override `select` and `join`."""
+
+    joins: ClassVar[bool] = True  # a server may make one batch of several
 
     def __init__(self, amount: float) -> None:
         self.amount = amount

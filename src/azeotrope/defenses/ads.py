@@ -258,6 +258,8 @@ class AntidistillRule(LogitRule):
 class _Session(WalkingSession):
     """Common part: from Δ to defended logits."""
 
+    joins: ClassVar[bool] = True
+
     def __init__(self, rule: AntidistillRule, batch: Batch) -> None:
         super().__init__(batch)
         self.rule = rule
@@ -273,7 +275,7 @@ class _Session(WalkingSession):
             return self.tilt(view)
         delta_BV = self.delta(view) / self.scale
         if self.rule.shuffled:
-            delta_BV = antidistill.scramble(delta_BV, view.seeds_B, view.t)
+            delta_BV = antidistill.scramble(delta_BV, view.seeds_B, view.t_B)
         if settings.spend == "tilt":
             return view.logits_BV + settings.lam * delta_BV
         lam_B = antidistill.solve_kl_budget(view.logits_BV, delta_BV, settings.lam)
@@ -335,6 +337,14 @@ class _TwinSession(_Session):
     def select(self, rows: Tensor) -> None:
         stepper = self.steppers[0]
         stepper.select(torch.cat([rows, rows + len(stepper.mask_BC) // 2]))
+
+    def join(self, other: Session) -> None:
+        assert isinstance(other, _TwinSession)
+        mine, theirs = (len(session.steppers[0].mask_BC) // 2 for session in (self, other))
+        super().join(other)
+        rows = torch.arange(2 * (mine + theirs), device=self.steppers[0].mask_BC.device)
+        ours, others = rows[: 2 * mine].view(2, mine), rows[2 * mine :].view(2, theirs)
+        self.steppers[0].select(torch.cat([ours, others], dim=1).flatten())
 
 
 class _HeadSession(_Session):

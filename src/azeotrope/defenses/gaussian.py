@@ -55,6 +55,8 @@ class _Rule(LogitRule):
 
 
 class _Session(Session):
+    joins: ClassVar[bool] = True
+
     def __init__(self, settings: Gaussian, seeds_B: Tensor) -> None:
         self.settings = settings
         self.left_B = torch.full_like(seeds_B, settings.tokens)
@@ -62,13 +64,13 @@ class _Session(Session):
     def step(self, view: StepView) -> Tensor:
         chosen_B = self._choose(view) & (self.left_B > 0)
         self.left_B = self.left_B - chosen_B.long()
-        keys_B = hashrng.row_keys(view.seeds_B, _NOISE_STREAM, view.t)
+        keys_B = hashrng.row_keys(view.seeds_B, _NOISE_STREAM, view.t_B)
         noise_BV = hashrng.normals(keys_B, view.logits_BV.shape[-1]).to(view.logits_BV.dtype)
         return torch.where(chosen_B[:, None], view.logits_BV + self.settings.sigma * noise_BV, view.logits_BV)
 
     def _choose(self, view: StepView) -> Tensor:
         if self.settings.choose == "random":
-            keys_B = hashrng.row_keys(view.seeds_B, _CHOICE_STREAM, view.t)
+            keys_B = hashrng.row_keys(view.seeds_B, _CHOICE_STREAM, view.t_B)
             return hashrng.uniforms(keys_B, 1)[:, 0] < self.settings.rate
         log_p = torch.log_softmax(view.logits_BV, -1)
         entropy_B = -torch.where(log_p.isneginf(), 0.0, log_p.exp() * log_p).sum(-1)
@@ -76,3 +78,7 @@ class _Session(Session):
 
     def select(self, rows: Tensor) -> None:
         self.left_B = self.left_B[rows]
+
+    def join(self, other: Session) -> None:
+        assert isinstance(other, _Session)
+        self.left_B = torch.cat([self.left_B, other.left_B])

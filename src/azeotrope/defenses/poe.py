@@ -55,6 +55,8 @@ class _Rule(LogitRule):
 
 
 class _Session(WalkingSession):
+    joins: ClassVar[bool] = True
+
     def __init__(self, rule: _Rule, batch: Batch) -> None:
         super().__init__(batch)
         self.rule = rule

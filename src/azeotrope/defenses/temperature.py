@@ -38,6 +38,8 @@ class Temperature(LogitDefense):
 class _Rule(LogitRule, Session):
     """Stateless: its own session."""
 
+    joins: ClassVar[bool] = True
+
     def __init__(self, factor: float) -> None:
         self.factor = factor
 

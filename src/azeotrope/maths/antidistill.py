@@ -27,15 +27,15 @@ def spread(delta_BV: Tensor) -> float:
     return float(delta_BV.std(-1, correction=0).mean())
 
 
-def scramble(delta_BV: Tensor, seeds_B: Tensor, t: int) -> Tensor:
+def scramble(delta_BV: Tensor, seeds_B: Tensor, t_B: int | Tensor) -> Tensor:
     """The permutation control: Δ' = s ⊙ (Δ − mean Δ)[π], fresh π and signs per row and step.
 
     Centered first: the common offset of Δ is irrelevant to a tilt, but would become noise under sign flips.
     """
     centered = delta_BV - delta_BV.mean(-1, keepdim=True)
     size = delta_BV.shape[-1]
-    order = hashrng.permutations(hashrng.row_keys(seeds_B, 11, t), size)
-    flips = hashrng.signs(hashrng.row_keys(seeds_B, 12, t), size)
+    order = hashrng.permutations(hashrng.row_keys(seeds_B, 11, t_B), size)
+    flips = hashrng.signs(hashrng.row_keys(seeds_B, 12, t_B), size)
     return centered.gather(-1, order) * flips.to(delta_BV.dtype)
 
 

@@ -34,9 +34,13 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def row_keys(seeds_B: Tensor, stream: int, step: int) -> Tensor:
-    """Return one int64 key per row for a named stream and a step."""
-    return mix(mix(seeds_B + _signed(_GOLDEN * (stream + 1))) + _signed(_GOLDEN * (step + 1)))
+def row_keys(seeds_B: Tensor, stream: int, step: int | Tensor) -> Tensor:
+    """Return one int64 key per row for a named stream and a step, of all rows or (int64 [B]) each its own."""
+    offset = _GOLDEN * (step + 1)  # a tensor's wraps by itself
+    return mix(
+        mix(seeds_B + _signed(_GOLDEN * (stream + 1)))
+        + (offset if isinstance(offset, Tensor) else _signed(offset))
+    )
 
 
 def uniforms(keys_B: Tensor, n: int) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 _BLOCK = 16
+Span = tuple[int, int]  # the first token and the one after the last
 
 
 def capacity(tokens: int) -> int:
@@ -82,6 +83,21 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.buffers = {name: buffer.index_select(0, indices) for name, buffer in self.buffers.items()}
         self.forget()
 
+    def join(self, other: RoomyLayer, mine: Span, theirs: Span, length: int) -> None:
+        """Take another's rows behind one's own: of each the tokens in its span, ending at `length`."""
+        for name, buffer in self.buffers.items():
+            parts = ((buffer, mine), (other.buffers[name], theirs))
+            rows, heads, _, width = buffer.shape
+            whole = buffer.new_zeros(rows + len(parts[1][0]), heads, capacity(length), width)
+            first = 0
+            for part, (start, stop) in parts:
+                place = slice(first, first + len(part))
+                whole[place, :, length - (stop - start) : length] = part[:, :, start:stop]
+                first += len(part)
+            self.buffers[name] = whole
+        self.length = length
+        self.forget()
+
     def forget(self) -> None:
         """Let go of the buffers handed out last; the stored tokens stay."""
         self.keys = None
@@ -112,6 +128,12 @@ class RoomyCache(Cache):  # type: ignore[misc]
         """Keep only the given rows (int64 [B'])."""
         for layer in self.layers:
             layer.batch_select_indices(rows)
+
+    def join(self, other: RoomyCache, mine: Span, theirs: Span, length: int) -> None:
+        """Take another's rows behind one's own (see `RoomyLayer.join`); the other's memory is released."""
+        for layer, theirs_too in zip(self.layers, other.layers, strict=True):
+            layer.join(theirs_too, mine, theirs, length)
+            theirs_too.drop()
 
     def close(self) -> None:
         """Release all memory; the cache must not be used afterwards."""

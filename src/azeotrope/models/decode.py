@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,11 +39,12 @@ class Batch:
 class StepView:
     """What a defense sees at one step.
 
-    `logits_BV` come after repetition penalty and temperature. `tokens_B` are the tokens drawn at the last
-    step (None right after the prompts). `hidden_BD` is the teacher's LM-head input, if the rule needs it.
+    `t_B` (int64) counts each row's steps from 0: rows of a batch may have begun at different times. `logits_BV`
+    come after repetition penalty and temperature. `tokens_B` are the tokens drawn at the last step (None right
+    after the prompts). `hidden_BD` is the teacher's LM-head input, if the rule needs it.
     """
 
-    t: int
+    t_B: Tensor
     tokens_B: Tensor | None
     logits_BV: Tensor
     hidden_BD: Tensor | None
@@ -50,7 +52,12 @@ class StepView:
 
 
 class Session(ABC):
-    """A logit defense at work on one batch; owns its models' caches."""
+    """A logit defense at work on one batch; owns its models' caches.
+
+    `joins`: whether `join` is right for it, so that batches of requests that came at different times become one.
+    """
+
+    joins: ClassVar[bool] = False
 
     @abstractmethod
     def step(self, view: StepView) -> Tensor:
@@ -58,6 +65,9 @@ class Session(ABC):
 
     def select(self, rows: Tensor) -> None:  # noqa: B027 - stateless defenses have nothing to drop
         """Keep only the given rows (int64 [B'])."""
+
+    def join(self, other: Session) -> None:  # noqa: B027
+        """Take the rows of another session of the same rule behind one's own; the other is not used any more."""
 
     def close(self) -> None:  # noqa: B027
         """Release everything the session holds."""
@@ -160,7 +170,7 @@ class Run:
         self.seeds_B = batch.seeds_B
         self.rules = rules
         self.seen_BV = _seen(batch, lm) if sampling.repetition_penalty != 1.0 else None
-        self.t = 0
+        self.t_B = torch.zeros_like(batch.seeds_B)
         self._tokens_B: Tensor | None = None
         self._teacher: Stepper | None = None
         self._sessions: list[Session] = []
@@ -168,8 +178,9 @@ class Run:
     def all(self, limit: int) -> list[Sample]:
         """Decode every row of the batch to its end, or to `limit` tokens."""
         try:
-            while self.t < limit and self.step():
-                pass
+            for _ in range(limit):
+                if not self.step():
+                    break
         finally:
             self.close()
         return [
@@ -188,20 +199,61 @@ class Run:
             out = self._begin()
         else:
             out = self._teacher.advance(self._tokens_B)
-        view = StepView(self.t, self._tokens_B, self._shape(out.logits_BV), out.hidden_BD, self.seeds_B)
+        view = StepView(self.t_B, self._tokens_B, self._shape(out.logits_BV), out.hidden_BD, self.seeds_B)
         self._tokens_B = self._draw(view, self._sessions)
         keep = self._note(self._tokens_B)
-        self.t += 1
+        self.t_B = self.t_B + 1
         if self.live and keep is not None:
             self.keep(keep)
         return bool(self.live)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the live rows only (int64 [B'])."""
+        teacher, tokens_B = self._begun()
+        self._tokens_B = tokens_B[rows]
+        self._compact(rows, [teacher, *self._sessions])
+
+    def _begun(self) -> tuple[Stepper, Tensor]:
+        """The teacher's walk and the tokens drawn last."""
         if self._teacher is None or self._tokens_B is None:
-            raise RunError("Rows can be dropped between steps only.")
-        self._tokens_B = self._tokens_B[rows]
-        self._compact(rows, [self._teacher, *self._sessions])
+            raise RunError("Rows can be dropped and joined between steps only.")
+        return self._teacher, self._tokens_B
+
+    @property
+    def joins(self) -> bool:
+        """Whether its defenses let it be joined at all."""
+        return not self.record and all(session.joins for session in self._sessions)
+
+    def can_join(self, other: Run) -> bool:
+        """Whether `join` can take the other's rows: the same model, settings and rules, and both have begun."""
+        same = self.lm is other.lm and self.sampling == other.sampling and self.rules is other.rules
+        begun = self._tokens_B is not None and other._tokens_B is not None
+        return same and begun and self.joins and other.joins
+
+    def join(self, other: Run) -> None:
+        """Write the other's rows, too, behind one's own; it must not be used afterwards.
+
+        Rows that have finished are forgotten, all others numbered anew, in the order of `live`. Raises RunError
+        where `can_join` says no.
+        """
+        if not self.can_join(other):
+            raise RunError("Two batches cannot become one: their models, settings or defenses differ.")
+        for run in (self, other):
+            left = [i for i, row in enumerate(run.live) if not row.finished]
+            if len(left) < len(run.live):
+                run.keep(torch.tensor(left, dtype=torch.long, device=run.seeds_B.device))
+        (mine, my_tokens_B), (theirs, their_tokens_B) = self._begun(), other._begun()
+        mine.join(theirs)
+        for session, further in zip(self._sessions, other._sessions, strict=True):
+            session.join(further)
+        self._tokens_B = torch.cat([my_tokens_B, their_tokens_B])
+        self.seeds_B, self.t_B = torch.cat([self.seeds_B, other.seeds_B]), torch.cat([self.t_B, other.t_B])
+        if self.seen_BV is not None and other.seen_BV is not None:
+            self.seen_BV = torch.cat([self.seen_BV, other.seen_BV])
+        self.live = [*self.live, *other.live]
+        self.rows = list(self.live)
+        for index, row in enumerate(self.rows):
+            row.index = index
 
     def close(self) -> None:
         """Release the caches."""
@@ -242,18 +294,18 @@ class Run:
         """Defenses, top-k, top-p, then one token per row."""
         logits_BV = view.logits_BV
         for session in sessions:
-            logits_BV = session.step(StepView(view.t, view.tokens_B, logits_BV, view.hidden_BD, view.seeds_B))
+            logits_BV = session.step(StepView(view.t_B, view.tokens_B, logits_BV, view.hidden_BD, view.seeds_B))
         if self.record:
             self._measure(view.logits_BV, logits_BV)
         if self.sampling.temperature == 0.0:
             if not torch.isfinite(logits_BV.amax(-1)).all():
-                raise RunError(_NOT_FINITE.format(t=view.t))
+                raise RunError(_NOT_FINITE.format(t=int(view.t_B.max())))
             return logits_BV.argmax(-1)
         logits_BV = keep_top(logits_BV, self.sampling.top_k, self.sampling.top_p)
         cdf_BV = torch.softmax(logits_BV, -1).to(torch.float64).cumsum(-1)
-        u_B1 = uniforms(row_keys(view.seeds_B, _SAMPLING_STREAM, view.t), 1) * cdf_BV[:, -1:]
+        u_B1 = uniforms(row_keys(view.seeds_B, _SAMPLING_STREAM, view.t_B), 1) * cdf_BV[:, -1:]
         if not torch.isfinite(u_B1).all():
-            raise RunError(_NOT_FINITE.format(t=view.t))
+            raise RunError(_NOT_FINITE.format(t=int(view.t_B.max())))
         if self.record:
             for row, margin in zip(self.live, (cdf_BV - u_B1).abs().amin(-1).tolist(), strict=True):
                 if not row.finished:
@@ -286,7 +338,7 @@ class Run:
 
     def _compact(self, keep: Tensor, owners: Sequence[Stepper | Session]) -> None:
         self.live = [self.live[i] for i in keep.tolist()]
-        self.seeds_B = self.seeds_B[keep]
+        self.seeds_B, self.t_B = self.seeds_B[keep], self.t_B[keep]
         if self.seen_BV is not None:
             self.seen_BV = self.seen_BV[keep]
         for owner in owners:

@@ -6,6 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class ChosenEditRule(LogitRule, Session):
 
     Logit by logit: no single head is the same edit. Raises ConfigError without any edit.
     """
+
+    joins: ClassVar[bool] = True
 
     def __init__(self, edits: Sequence[HeadEdit], temperature: float) -> None:
         if not edits:

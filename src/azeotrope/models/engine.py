@@ -2,10 +2,10 @@
 
 One thread decodes. What is admitted together, with the same sampling and the same composition of defenses, is one
 batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at hand and not
-for others' ends. Batches are not merged: defenses count steps from the prompt on, and a row's tokens depend on
-its seed alone. But a turn takes as many forward passes as there are batches, so after an admission the next one
-is as many turns later: under load requests gather into few batches (about the square root of a reply's tokens)
-instead of one each, and where nobody is written nobody waits.
+for others' ends. A turn takes as many forward passes as there are batches. So batches of like size become one:
+a row is copied as often as its batch doubles, and there are no more batches than the logarithm of the rows, for
+each sampling and composition. Where defenses cannot be joined, requests gather: after an admission the next one
+is as many turns later as there are such batches. What a row says depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ticket:
 @dataclass(slots=True)
 class _Cohort:
     run: Run
-    tickets: list[Ticket]
+    tickets: list[Ticket]  # by the rows' indices
 
     def turn(self) -> bool:
         """Write one more token of every row and hand it over; whether any row is left."""
@@ -58,6 +58,20 @@ class _Cohort:
         if left and stopped:
             self.run.keep(torch.tensor(left, dtype=torch.long))
         return bool(left)
+
+    def takes(self, other: _Cohort) -> bool:
+        """Whether another batch, no larger than this one, should become a part of it."""
+        return 2 * len(other.run.live) >= len(self.run.live) and self.run.can_join(other.run)
+
+    def take(self, other: _Cohort) -> None:
+        """Write the other's rows as well."""
+        tickets = [*self.waiting(), *other.waiting()]
+        self.run.join(other.run)
+        self.tickets = tickets
+
+    def waiting(self) -> list[Ticket]:
+        """The tickets of rows that are being written, in the rows' order."""
+        return [self.tickets[row.index] for row in self.run.live if not row.finished]
 
     def _hand_over(self, row: Row) -> bool:
         ticket = self.tickets[row.index]
@@ -169,15 +183,19 @@ class Engine:
                         self._wake.wait()
                     if self._stopping:
                         break
-                    arrived = self._arrived() if self._turns >= len(self._cohorts) else []
+                    arrived = self._arrived() if self._turns >= self._patience() else []
                 self._turns = 1 if arrived else self._turns + 1
                 self._cohorts += [self._open(tickets) for tickets in arrived]
-                self._cohorts = [cohort for cohort in self._cohorts if self._turn(cohort)]
+                self._join([cohort for cohort in self._cohorts if self._turn(cohort)])
         error = RunError("The model was stopped before it was finished.")
-        for ticket in [*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.tickets)]:
+        for ticket in [*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.waiting())]:
             ticket.fail(error)
         for cohort in self._cohorts:
             cohort.run.close()
+
+    def _patience(self) -> int:
+        """Turns between admissions: as many as there are batches that stay apart."""
+        return sum(not cohort.run.joins for cohort in self._cohorts)
 
     def _arrived(self) -> list[list[Ticket]]:
         """The tickets there is room for, in batches of one sampling and one composition."""
@@ -193,17 +211,37 @@ class Engine:
         batch = Batch(tuple(ticket.prompt for ticket in tickets), seeds_B)
         return _Cohort(Run(self.lm, batch, tickets[0].sampling, self._rules[tickets[0].rules]), tickets)
 
+    def _join(self, cohorts: list[_Cohort]) -> None:
+        """Go on with these batches, those of like size as one. An error ends the two that it befell."""
+        self._cohorts = []
+        for cohort in sorted(cohorts, key=lambda one: -len(one.run.live)):
+            larger = next((one for one in reversed(self._cohorts) if one.takes(cohort)), None)
+            if larger is None:
+                self._cohorts.append(cohort)
+                continue
+            waiting = [cohort.waiting(), larger.waiting()]
+            try:
+                larger.take(cohort)
+            except Exception as error:
+                self._cohorts.remove(larger)
+                for tickets in waiting:
+                    _fail(tickets, error)
+                larger.run.close()
+                cohort.run.close()
+
     def _turn(self, cohort: _Cohort) -> bool:
         """One turn; whether any row is left. An error ends this batch, not the engine."""
         try:
             if cohort.turn():
                 return True
-        except Exception as error:  # whatever it is, whoever waits must hear of it
-            told = (
-                error if isinstance(error, RunError) else RunError(f"The model failed ({type(error).__name__}).")
-            )
-            for row in cohort.run.live:
-                if not row.finished:
-                    cohort.tickets[row.index].fail(told)
+        except Exception as error:
+            _fail(cohort.waiting(), error)
         cohort.run.close()
         return False
+
+
+def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
+    """Whatever it is, whoever waits must hear of it."""
+    told = error if isinstance(error, RunError) else RunError(f"The model failed ({type(error).__name__}).")
+    for ticket in tickets:
+        ticket.fail(told)

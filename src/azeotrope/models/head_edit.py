@@ -12,7 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -212,6 +212,8 @@ def _factor(lm: LM) -> float:
 
 class EditRule(LogitRule, Session):
     """A head edit at decode time: as another head where that is possible and wanted, else logit by logit."""
+
+    joins: ClassVar[bool] = True
 
     def __init__(self, edit: HeadEdit, temperature: float, *, merge: bool = True) -> None:
         self.edit, self.temperature, self.merge = edit, temperature, merge

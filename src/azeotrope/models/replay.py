@@ -79,7 +79,9 @@ def _step_by_step(
         for t in range(max(len(completion) for _, completion in pairs)):
             logits_BV = out.logits_BV / temperature
             for session in sessions:
-                logits_BV = session.step(StepView(t, tokens_B, logits_BV, out.hidden_BD, seeds_B))
+                logits_BV = session.step(
+                    StepView(torch.full_like(seeds_B, t), tokens_B, logits_BV, out.hidden_BD, seeds_B)
+                )
             for i, logits_V in zip(live, logits_BV * temperature, strict=True):
                 rows[i].append(logits_V)
             keep = [k for k, i in enumerate(live) if len(pairs[i][1]) > t + 1]

@@ -88,6 +88,23 @@ class Stepper:
         self.positions_B1 = self.positions_B1.index_select(0, rows)
         self.cache.select(rows)
 
+    def join(self, other: Stepper) -> None:
+        """Take the rows of another walk of the same model behind one's own; it must not be used afterwards.
+
+        The shorter walk is padded on the left; columns in which no row has a token are left out.
+        """
+        spans = [(int(one.mask_BC.argmax(-1).min()), one.length) for one in (self, other)]
+        self.length = max(stop - start for start, stop in spans)
+        room = capacity(self.length)
+        masks = [
+            torch.nn.functional.pad(one.mask_BC[:, start:stop], (self.length - (stop - start), room - self.length))
+            for one, (start, stop) in zip((self, other), spans, strict=True)
+        ]
+        self.mask_BC = torch.cat(masks)
+        self.positions_B1 = torch.cat([self.positions_B1, other.positions_B1])
+        self.cache.join(other.cache, spans[0], spans[1], self.length)
+        other.close()
+
     def close(self) -> None:
         """Release the cache; the stepper must not be used afterwards."""
         self.cache.close()

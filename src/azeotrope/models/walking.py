@@ -29,6 +29,12 @@ class WalkingSession(Session):
         for stepper in self.steppers:
             stepper.select(rows)
 
+    def join(self, other: Session) -> None:
+        """See `Session.join`."""
+        assert isinstance(other, WalkingSession)
+        for mine, theirs in zip(self.steppers, other.steppers, strict=True):
+            mine.join(theirs)
+
     def close(self) -> None:
         """See `Session.close`."""
         for stepper in self.steppers:
