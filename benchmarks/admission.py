@@ -4,9 +4,9 @@
 
 Requests arrive one by one, at random (exponential gaps) and at `--rate` a second; each is a prompt of the task
 `lookup`, continued by the embedded teacher. `joined` is the engine as it is; `gathered` is what it does under
-defenses that cannot be joined; `apart` does neither, so that nearly every request is a batch of its own. All decode
-the same prompts at the same times, in turns; medians and quartiles over rounds of tokens a second, seconds to the
-first token and to the last one. `decoder` is the lock-step decoder given all prompts at once: the most there is.
+defenses that cannot be joined; `apart` does neither, so that nearly every request is a batch of its own. All
+decode the same prompts at the same times, in turns; medians and quartiles over rounds of tokens a second, seconds
+to the first token and to the last one. `decoder` is the lock-step decoder given all prompts at once: the most there is.
 """
 
 from __future__ import annotations
