@@ -6,7 +6,7 @@ Requests arrive one by one, at random (exponential gaps) and at `--rate` a secon
 `lookup`, continued by the embedded teacher. `joined` is the engine as it is; `gathered` is what it does under
 defenses that cannot be joined; `apart` does neither, so that nearly every request is a batch of its own. All
 decode the same prompts at the same times, in turns; medians and quartiles over rounds of tokens a second, seconds
-to the first token and to the last one. `decoder` is the lock-step decoder given all prompts at once: the most there is.
+to the first token and to the last one. `decoder` is the lock-step decoder given all prompts at once.
 """
 
 from __future__ import annotations
