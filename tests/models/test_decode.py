@@ -7,7 +7,8 @@ import torch
 
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.sampling import GREEDY, Sampling
-from azeotrope.models.decode import LogitRule, Session, decode, keep_top
+from azeotrope.models.decode import Batch, LogitRule, Run, Session, decode
+from azeotrope.models.drawing import keep_top
 from tiny import FAMILIES, prompts, tiny
 
 WARM = Sampling(temperature=1.0)
@@ -127,6 +128,33 @@ def test_repetition_penalty_equals_generate() -> None:
             eos_token_id=1,
         )
         assert list(ours.ids) == out[0, len(prompt) :].tolist()
+
+
+def test_rows_of_one_batch_may_be_drawn_differently() -> None:
+    """Also when some end before others, and when batches become one on the way."""
+    lm = tiny("llama", dtype=torch.float64)
+    rows, seeds = prompts(12), torch.arange(12)
+    kinds = [Sampling(temperature=t, top_k=k, top_p=p) for t, k, p in ((0, 0, 1), (0.7, 3, 1), (1.5, 0, 0.8))]
+    samplings = [kinds[i % 3] for i in range(12)]
+    alone = [
+        decode(lm, [row], [int(seed)], one, max_new_tokens=16)[0].ids
+        for row, seed, one in zip(rows, seeds, samplings, strict=True)
+    ]
+    with torch.no_grad():
+        whole = Run(lm, Batch(tuple(map(tuple, rows)), seeds), samplings, ()).all(16)
+        assert [sample.ids for sample in whole] == alone
+        parts = [Run(lm, Batch(tuple(map(tuple, rows[i::3])), seeds[i::3]), kinds[i], ()) for i in range(3)]
+        first = [row for run in parts for row in run.rows]
+        for run in parts:
+            run.step()
+        for run in parts[1:]:
+            parts[0].join(run)
+        while any(len(row.ids) < 16 for row in parts[0].live) and parts[0].step():
+            pass
+    wanted = [alone[i] for k in range(3) for i in range(k, 12, 3)]
+    assert [tuple(row.ids[:16]) for row in first] == wanted
+    with pytest.raises(ConfigError, match="one sampling"):
+        Run(lm, Batch(tuple(map(tuple, rows)), seeds), [*samplings[1:], Sampling(repetition_penalty=1.2)], ())
 
 
 def test_keep_top() -> None:

@@ -83,6 +83,32 @@ def test_joining_changes_nothing(lm: LM, engine: Engine, rules: str) -> None:
     assert [client.finished for client in first + later] == [sample.finished for sample in alone]
 
 
+MIXED = (SAMPLING, Sampling(temperature=0.0), Sampling(temperature=1.3, top_k=5), Sampling(top_p=0.7))
+
+
+def test_requests_of_several_settings_are_one_batch(lm: LM) -> None:
+    engine, given, clients, opened = Engine(lm, rows=64), prompts(lm, 12), [], []
+    make = engine._open
+
+    def count(tickets: list[Ticket]) -> Any:
+        opened.append(len(tickets))
+        return make(tickets)
+
+    engine._open = count  # type: ignore[method-assign]
+    with engine._wake:  # they arrive together
+        for seed, prompt in enumerate(given):
+            client = Client()
+            clients.append(client)
+            engine._waiting.put(Ticket(prompt, seed, MIXED[seed % 4], LIMIT, client.take, client.fail))
+        engine._wake.notify()
+    for seed, client in enumerate(clients):
+        assert client.over.wait(60)
+        (alone,) = decode(lm, [given[seed]], [seed], MIXED[seed % 4], max_new_tokens=LIMIT)
+        assert (tuple(client.ids), client.finished) == (alone.ids, alone.finished)
+    engine.stop()
+    assert opened == [12]
+
+
 class Apart(LogitRule, Session):
     """Does nothing, and cannot be joined."""
 

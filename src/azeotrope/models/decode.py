@@ -19,11 +19,10 @@ from torch import Tensor
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.sampling import Sampling
-from azeotrope.maths.hashrng import row_keys, uniforms
+from azeotrope.models.drawing import Drawing
 from azeotrope.models.lm import LM
 from azeotrope.models.stepper import StepOut, Stepper, is_plain
 
-_SAMPLING_STREAM = 0
 _COMPACT_BELOW = 0.94  # share of live rows below which finished ones are dropped
 
 
@@ -161,15 +160,28 @@ class Run:
     """
 
     def __init__(
-        self, lm: LM, batch: Batch, sampling: Sampling, rules: Sequence[LogitRule], record: bool = False
+        self,
+        lm: LM,
+        batch: Batch,
+        sampling: Sampling | Sequence[Sampling],
+        rules: Sequence[LogitRule],
+        record: bool = False,
     ) -> None:
-        self.lm, self.sampling, self.record = lm, sampling, record
+        """`sampling` is that of all rows, or of each; then defenses and repetition penalties are none.
+
+        What a defense adds is measured at one temperature. Raises ConfigError for other combinations.
+        """
+        samplings = [sampling] * len(batch.prompts) if isinstance(sampling, Sampling) else sampling
+        self.lm, self.drawing, self.record = lm, Drawing(samplings), record
+        self.penalty = samplings[0].repetition_penalty
+        if self.drawing.one is None and (rules or any(one.repetition_penalty != 1.0 for one in samplings)):
+            raise ConfigError("Rows with defenses or a repetition penalty need one sampling for all of a batch.")
         self.batch = batch
         self.rows = [Row(i, [], []) for i in range(len(batch.prompts))]
         self.live = list(self.rows)
         self.seeds_B = batch.seeds_B
         self.rules = rules
-        self.seen_BV = _seen(batch, lm) if sampling.repetition_penalty != 1.0 else None
+        self.seen_BV = _seen(batch, lm) if self.penalty != 1.0 else None
         self.t_B = torch.zeros_like(batch.seeds_B)
         self._tokens_B: Tensor | None = None
         self._teacher: Stepper | None = None
@@ -225,8 +237,10 @@ class Run:
         return not self.record and all(session.joins for session in self._sessions)
 
     def can_join(self, other: Run) -> bool:
-        """Whether `join` can take the other's rows: the same model, settings and rules, and both have begun."""
-        same = self.lm is other.lm and self.sampling == other.sampling and self.rules is other.rules
+        """Whether `join` can take the other's rows: the same model and rules, under rules one sampling too."""
+        alike = self.drawing.one is not None and self.drawing.one == other.drawing.one
+        plain = not self.rules and self.penalty == other.penalty == 1.0
+        same = self.lm is other.lm and self.rules is other.rules and (alike or plain)
         begun = self._tokens_B is not None and other._tokens_B is not None
         return same and begun and self.joins and other.joins
 
@@ -247,6 +261,7 @@ class Run:
         for session, further in zip(self._sessions, other._sessions, strict=True):
             session.join(further)
         self._tokens_B = torch.cat([my_tokens_B, their_tokens_B])
+        self.drawing = self.drawing.join(other.drawing, len(self.live), len(other.live))
         self.seeds_B, self.t_B = torch.cat([self.seeds_B, other.seeds_B]), torch.cat([self.t_B, other.t_B])
         if self.seen_BV is not None and other.seen_BV is not None:
             self.seen_BV = torch.cat([self.seen_BV, other.seen_BV])
@@ -276,19 +291,19 @@ class Run:
         Not where the undefended logits are needed: for the record, or under a repetition penalty, which
         comes before defenses.
         """
-        if self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
+        one = self.drawing.one
+        if one is None or self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
             return self.rules, None
-        head_VD = self.rules[0].edited_head(self.lm, self.sampling.temperature or 1.0)
+        head_VD = self.rules[0].edited_head(self.lm, one.temperature or 1.0)
         return (self.rules, None) if head_VD is None else (self.rules[1:], head_VD)
 
     def _shape(self, logits_BV: Tensor) -> Tensor:
         """Repetition penalty, then temperature."""
         if self.seen_BV is not None:
-            penalty = self.sampling.repetition_penalty
+            penalty = self.penalty
             scaled = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
             logits_BV = torch.where(self.seen_BV, scaled, logits_BV)
-        temperature = self.sampling.temperature
-        return logits_BV / temperature if temperature not in (0.0, 1.0) else logits_BV
+        return self.drawing.scaled(logits_BV)
 
     def _draw(self, view: StepView, sessions: Sequence[Session]) -> Tensor:
         """Defenses, top-k, top-p, then one token per row."""
@@ -297,20 +312,12 @@ class Run:
             logits_BV = session.step(StepView(view.t_B, view.tokens_B, logits_BV, view.hidden_BD, view.seeds_B))
         if self.record:
             self._measure(view.logits_BV, logits_BV)
-        if self.sampling.temperature == 0.0:
-            if not torch.isfinite(logits_BV.amax(-1)).all():
-                raise RunError(_NOT_FINITE.format(t=int(view.t_B.max())))
-            return logits_BV.argmax(-1)
-        logits_BV = keep_top(logits_BV, self.sampling.top_k, self.sampling.top_p)
-        cdf_BV = torch.softmax(logits_BV, -1).to(torch.float64).cumsum(-1)
-        u_B1 = uniforms(row_keys(view.seeds_B, _SAMPLING_STREAM, view.t_B), 1) * cdf_BV[:, -1:]
-        if not torch.isfinite(u_B1).all():
-            raise RunError(_NOT_FINITE.format(t=int(view.t_B.max())))
-        if self.record:
-            for row, margin in zip(self.live, (cdf_BV - u_B1).abs().amin(-1).tolist(), strict=True):
+        tokens_B, margin_B = self.drawing.tokens(logits_BV, view.seeds_B, view.t_B)
+        if self.record and margin_B is not None:
+            for row, margin in zip(self.live, margin_B.tolist(), strict=True):
                 if not row.finished:
                     row.margin = min(row.margin, margin)
-        return torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
+        return tokens_B
 
     def _measure(self, before_BV: Tensor, after_BV: Tensor) -> None:
         log_p, log_q = torch.log_softmax(after_BV, -1), torch.log_softmax(before_BV, -1)
@@ -338,27 +345,12 @@ class Run:
 
     def _compact(self, keep: Tensor, owners: Sequence[Stepper | Session]) -> None:
         self.live = [self.live[i] for i in keep.tolist()]
+        self.drawing = self.drawing.select(keep.tolist())
         self.seeds_B, self.t_B = self.seeds_B[keep], self.t_B[keep]
         if self.seen_BV is not None:
             self.seen_BV = self.seen_BV[keep]
         for owner in owners:
             owner.select(keep)
-
-
-_NOT_FINITE = "The logits were no longer finite at step {t}; lower the defense's strength or check the model."
-
-
-def keep_top(logits_BV: Tensor, k: int, p: float) -> Tensor:
-    """Mask everything outside the top `k` tokens, then outside the smallest set of mass ≥ `p`, with −inf."""
-    if 0 < k < logits_BV.shape[-1]:
-        floor = logits_BV.topk(k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < floor, float("-inf"))
-    if p < 1.0:
-        ordered, index = logits_BV.sort(dim=-1, descending=True)
-        mass = torch.softmax(ordered, -1)
-        drop = mass.cumsum(-1) - mass >= p
-        logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
-    return logits_BV
 
 
 def _seen(batch: Batch, lm: LM) -> Tensor:

@@ -1,11 +1,11 @@
 """The lock-step decoder as a service: requests join while others are being written.
 
-One thread decodes. What is admitted together, with the same sampling and the same composition of defenses, is one
-batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at hand and not
-for others' ends. A turn takes as many forward passes as there are batches. So batches of like size become one:
-a row is copied as often as its batch doubles, and there are no more batches than the logarithm of the rows, for
-each sampling and composition. Where defenses cannot be joined, requests gather: after an admission the next one
-is as many turns later as there are such batches. What a row says depends on its seed alone.
+One thread decodes. What is admitted together under one composition of defenses (and, under any defense, one
+sampling) is one batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at
+hand and not for others' ends. A turn takes as many forward passes as there are batches. So batches of like size
+become one: a row is copied as often as its batch doubles, and there are no more batches than the logarithm of the
+rows for each composition. Where defenses cannot be joined, requests gather: after an admission the next one is as
+many turns later as there are such batches. What a row says depends on its seed and its own sampling alone.
 """
 
 from __future__ import annotations
@@ -198,18 +198,21 @@ class Engine:
         return sum(not cohort.run.joins for cohort in self._cohorts)
 
     def _arrived(self) -> list[list[Ticket]]:
-        """The tickets there is room for, in batches of one sampling and one composition."""
+        """The tickets there is room for, in batches of one composition and, under defenses, of one sampling."""
         groups: dict[tuple[str, str], list[Ticket]] = {}
         room = self._rows - self.active
         while room > 0 and (ticket := self._waiting.next()) is not None:
-            groups.setdefault((ticket.rules, ticket.sampling.model_dump_json()), []).append(ticket)
+            apart = self._rules[ticket.rules] or ticket.sampling.repetition_penalty != 1.0
+            kind = ticket.sampling.model_dump_json() if apart else ""
+            groups.setdefault((ticket.rules, kind), []).append(ticket)
             room -= 1
         return list(groups.values())
 
     def _open(self, tickets: list[Ticket]) -> _Cohort:
         seeds_B = torch.tensor([t.seed for t in tickets], dtype=torch.int64, device=self.lm.model.device)
         batch = Batch(tuple(ticket.prompt for ticket in tickets), seeds_B)
-        return _Cohort(Run(self.lm, batch, tickets[0].sampling, self._rules[tickets[0].rules]), tickets)
+        samplings = [ticket.sampling for ticket in tickets]
+        return _Cohort(Run(self.lm, batch, samplings, self._rules[tickets[0].rules]), tickets)
 
     def _join(self, cohorts: list[_Cohort]) -> None:
         """Go on with these batches, those of like size as one. An error ends the two that it befell."""

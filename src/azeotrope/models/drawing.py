@@ -1,0 +1,101 @@
+"""From logits to one token a row: temperature, top-k, top-p and the draw, by one setting for all rows or one each.
+
+A row's token depends on its logits, its seed, its step and its own setting, and on nothing else of the batch.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from azeotrope.core.errors import RunError
+from azeotrope.core.sampling import Sampling
+from azeotrope.maths.hashrng import row_keys, uniforms
+
+_STREAM = 0
+
+
+class Drawing:
+    """The settings of a batch's rows, in their order."""
+
+    def __init__(self, samplings: Sequence[Sampling]) -> None:
+        self.samplings = tuple(samplings)
+        self.one = self.samplings[0] if len(set(self.samplings)) == 1 else None  # where all are alike
+        self._greedy = all(one.temperature == 0.0 for one in self.samplings)
+
+    def select(self, rows: Sequence[int]) -> Drawing:
+        """Those of some rows."""
+        return self if self.one is not None else Drawing([self.samplings[i] for i in rows])
+
+    def join(self, other: Drawing, mine: int, theirs: int) -> Drawing:
+        """Those of so many rows of this batch, and after them of another's."""
+        if self.one is not None and self.one == other.one:
+            return self
+        return Drawing([*self._each(mine), *other._each(theirs)])
+
+    def _each(self, rows: int) -> Sequence[Sampling]:
+        return self.samplings if self.one is None else [self.one] * rows
+
+    def scaled(self, logits_BV: Tensor) -> Tensor:
+        """Logits over the temperature; as they are where it is 0."""
+        if self.one is not None:
+            temperature = self.one.temperature
+            return logits_BV / temperature if temperature not in (0.0, 1.0) else logits_BV
+        return logits_BV / logits_BV.new_tensor([one.temperature or 1.0 for one in self.samplings])[:, None]
+
+    def tokens(self, logits_BV: Tensor, seeds_B: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One token a row (int64 [B]), and how far each draw was from another token (None where none is drawn).
+
+        `logits_BV` are scaled ones. Raises RunError if they are not finite.
+        """
+        if self._greedy:
+            _check(logits_BV.amax(-1), t_B)
+            return logits_BV.argmax(-1), None
+        likeliest_B = logits_BV.argmax(-1) if self.one is None else None
+        cdf_BV = torch.softmax(self._cut(logits_BV), -1).to(torch.float64).cumsum(-1)
+        u_B1 = uniforms(row_keys(seeds_B, _STREAM, t_B), 1) * cdf_BV[:, -1:]
+        _check(u_B1, t_B)
+        drawn_B = torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
+        if likeliest_B is not None:
+            greedy_B = torch.tensor([one.temperature == 0.0 for one in self.samplings], device=drawn_B.device)
+            drawn_B = torch.where(greedy_B, likeliest_B, drawn_B)
+        return drawn_B, (cdf_BV - u_B1).abs().amin(-1)
+
+    def _cut(self, logits_BV: Tensor) -> Tensor:
+        """Logits with −inf outside the top k and the top p."""
+        if self.one is not None:
+            return keep_top(logits_BV, self.one.top_k, self.one.top_p)
+        groups: dict[tuple[int, float], list[int]] = {}
+        for row, one in enumerate(self.samplings):
+            groups.setdefault((one.top_k, one.top_p), []).append(row)
+        if set(groups) == {(0, 1.0)}:
+            return logits_BV
+        out_BV = logits_BV.clone()
+        for (k, p), rows in groups.items():
+            out_BV[rows] = keep_top(logits_BV[rows], k, p)
+        return out_BV
+
+
+def keep_top(logits_BV: Tensor, k: int, p: float) -> Tensor:
+    """Mask everything outside the top `k` tokens, then outside the smallest set of mass ≥ `p`, with −inf."""
+    if 0 < k < logits_BV.shape[-1]:
+        floor = logits_BV.topk(k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < floor, float("-inf"))
+    if p < 1.0:
+        ordered, index = logits_BV.sort(dim=-1, descending=True)
+        mass = torch.softmax(ordered, -1)
+        drop = mass.cumsum(-1) - mass >= p
+        logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
+    return logits_BV
+
+
+def _check(values: Tensor, t_B: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise RunError(
+            f"The logits were no longer finite at step {int(t_B.max())}; lower the defense's strength or check "
+            "the model."
+        )
