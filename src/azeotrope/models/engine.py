@@ -1,8 +1,8 @@
 """The lock-step decoder as a service: requests join while others are being written.
 
 One thread decodes. What is admitted together under one composition of defenses (and, under any defense, one
-sampling) is one batch (`Run`); every turn writes one more token of every batch, so a request waits for the token at
-hand and not for others' ends. A turn takes as many forward passes as there are batches. So batches of like size
+sampling) is one batch (`Run`); every turn writes one more token of every batch, so a request waits for the token
+at hand and not for others' ends. A turn takes as many forward passes as there are batches. So batches of like size
 become one: a row is copied as often as its batch doubles, and there are no more batches than the logarithm of the
 rows for each composition. Where defenses cannot be joined, requests gather: after an admission the next one is as
 many turns later as there are such batches. What a row says depends on its seed and its own sampling alone.
