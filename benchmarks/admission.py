@@ -57,6 +57,7 @@ class Client:
     def __init__(self) -> None:
         self.began, self.first, self.last, self.tokens = time.perf_counter(), 0.0, 0.0, 0
         self.over = threading.Event()
+        self.error: RunError | None = None
 
     def take(self, token: int, finished: bool) -> bool:
         self.last = time.perf_counter()
@@ -67,7 +68,8 @@ class Client:
         return not finished
 
     def fail(self, error: RunError) -> None:
-        raise SystemExit(str(error))
+        self.error = error
+        self.over.set()
 
 
 def serve(engine: Engine, prompts: list[tuple[int, ...]], gaps: list[float]) -> tuple[float, float, float]:
@@ -83,6 +85,8 @@ def serve(engine: Engine, prompts: list[tuple[int, ...]], gaps: list[float]) -> 
         engine.submit(Ticket(prompt, seed, SAMPLING, LIMIT, client.take, client.fail))
     for client in clients:
         client.over.wait()
+        if client.error is not None:
+            raise SystemExit(str(client.error))
     seconds = time.perf_counter() - began
     return (
         sum(client.tokens for client in clients) / seconds,

@@ -22,6 +22,7 @@ from azeotrope.attacks.reweighted_kd import ReweightedKD
 from azeotrope.attacks.sampled_kd import SampledKD
 from azeotrope.attacks.sft import SFT
 from azeotrope.core.access import Access
+from azeotrope.core.errors import ConfigError
 from azeotrope.core.release import Release
 from azeotrope.maths import divergences
 from azeotrope.models.exposure import Exposure
@@ -194,6 +195,25 @@ def test_texts_with_poisoned_logits_weigh_less(k: int) -> None:
     assert sum(found) == pytest.approx(24)
     blind = weights(ReweightedKD(sft=QUICK, trusted="leak", leaked=24, alpha=0.0))
     assert sum(blind[::2]) == pytest.approx(sum(blind[1::2]), rel=0.2)
+
+
+def test_empty_texts_weigh_nothing_and_no_text_is_no_error() -> None:
+    teacher, lm = fresh("llama", spread=0.2), fresh("llama", spread=0.2, seed=4)
+    service = Shown(teacher)
+    traces = [replace(t, text="xyzzy</think>x" if i % 2 else "") for i, t in enumerate(lesson(24))]
+    attack = ReweightedKD(sft=QUICK, eta=1.0)
+    source = Source(attack, Material(traces, service.logprobs(traces)), world(service, 24), service, 0)
+    guide = attack.follow(lm, source)
+    assert guide.weight_K.sum() == pytest.approx(12)  # type: ignore[attr-defined]
+    assert 0 < guide.notes["effective_traces"] <= 12  # type: ignore[operator]
+    nothing = [replace(t, text="") for t in traces]
+    attack.train([lm], Release.of(nothing, Access.FULL_LOGITS), world(service, 24))
+    few = Source(attack, Material(traces, service.logprobs(traces)), world(service, 12), service, 0)
+    with pytest.raises(ConfigError, match="'reweighted_kd' grades 24 traces by 12 problems"):
+        attack.follow(lm, few)
+    no_answers = [replace(t, text="xyzzy") for t in traces]
+    with pytest.raises(ConfigError, match="'reweighted_kd' with trusted=answers"):
+        attack.train([lm], Release.of(no_answers, Access.FULL_LOGITS), world(service, 24))
 
 
 def test_equal_weights_are_forward_kl() -> None:

@@ -151,9 +151,14 @@ def test_rows_of_one_batch_may_be_drawn_differently() -> None:
             parts[0].join(run)
         while any(len(row.ids) < 16 for row in parts[0].live) and parts[0].step():
             pass
+        over = Run(lm, Batch((tuple(rows[0]),), seeds[:1]), GREEDY, ())
+        while over.step() and len(over.rows[0].ids) < 60:
+            pass
     wanted = [alone[i] for k in range(3) for i in range(k, 12, 3)]
     assert [tuple(row.ids[:16]) for row in first] == wanted
-    with pytest.raises(ConfigError, match="one sampling"):
+    assert over.rows[0].finished
+    assert not parts[0].can_join(over), "all of its rows have ended"
+    with pytest.raises(ConfigError, match="repetition penalty"):
         Run(lm, Batch(tuple(map(tuple, rows)), seeds), [*samplings[1:], Sampling(repetition_penalty=1.2)], ())
 
 

@@ -109,6 +109,83 @@ def test_requests_of_several_settings_are_one_batch(lm: LM) -> None:
     assert opened == [12]
 
 
+class Broken(LogitRule, Session):
+    """Makes the logits of rows with an odd seed infinite at their third step."""
+
+    joins = True
+
+    def open(self, batch: Batch) -> Session:
+        return self
+
+    def step(self, view: StepView) -> torch.Tensor:
+        odd_B = (view.seeds_B % 2 == 1) & (view.t_B == 2)
+        return view.logits_BV.masked_fill(odd_B[:, None], float("nan"))
+
+
+def test_a_row_that_breaks_breaks_alone(lm: LM) -> None:
+    engine = Engine(lm, {"broken": [Broken()]}, rows=64)
+    given = prompts(lm, 6)
+    clients = [send(engine, prompt, seed, "broken") for seed, prompt in enumerate(given)]
+    for seed, client in enumerate(clients):
+        assert client.over.wait(60)
+        if seed % 2:
+            assert "finite" in str(client.error)
+            assert len(client.ids) == 2
+        else:
+            (alone,) = decode(lm, [given[seed]], [seed], SAMPLING, max_new_tokens=LIMIT)
+            assert (tuple(client.ids), client.error) == (alone.ids, None)
+    engine.stop()
+    with pytest.raises(RunError, match="finite at step 2"):
+        decode(lm, given, range(6), SAMPLING, rules=[Broken()], max_new_tokens=LIMIT)
+
+
+@pytest.mark.parametrize("wild", [Sampling(temperature=1e-40), Sampling(top_p=1e-50), Sampling(temperature=6e-38)])
+def test_nobody_elses_setting_does_harm(lm: LM, wild: Sampling) -> None:
+    engine, given = Engine(lm, rows=64), prompts(lm, 4)
+    clients = [Client() for _ in given]
+    with engine._wake:  # they arrive together
+        for seed, (prompt, client) in enumerate(zip(given, clients, strict=True)):
+            engine._waiting.put(Ticket(prompt, seed, SAMPLING if seed else wild, LIMIT, client.take, client.fail))
+        engine._wake.notify()
+    for seed, client in enumerate(clients):
+        assert client.over.wait(60)
+        assert client.error is None
+        (alone,) = decode(lm, [given[seed]], [seed], SAMPLING if seed else wild, max_new_tokens=LIMIT)
+        assert tuple(client.ids) == alone.ids
+    engine.stop()
+
+
+def test_a_long_conversation_stays_apart(lm: LM) -> None:
+    """Every short row would be padded to its length."""
+    engine, given = Engine(lm, rows=64), prompts(lm, 9)
+    long = tuple(given[0] * 6)
+    first = Client(40)
+    engine.submit(Ticket(long, 0, SAMPLING, LIMIT, first.take, first.fail))
+    while not first.ids:
+        pass
+    others = [send(engine, prompt, seed, most=30) for seed, prompt in enumerate(given[1:])]
+    while not all(client.ids for client in others):
+        pass
+    widths = sorted(cohort.run.width for cohort in engine._cohorts)
+    for client in [first, *others]:
+        assert client.over.wait(60)
+    engine.stop()
+    assert len(widths) > 1
+    assert widths[0] < 128 < len(long) <= widths[-1]
+
+
+def test_what_cannot_be_opened_ends_nobody_else(lm: LM) -> None:
+    engine, given = Engine(lm, rows=64), prompts(lm, 1)[0]
+    bad = Client()
+    engine.submit(Ticket(given, 2**63, SAMPLING, LIMIT, bad.take, bad.fail))  # no such seed
+    assert bad.over.wait(60)
+    assert bad.error is not None
+    good = send(engine, given, 1)
+    assert good.over.wait(60)
+    assert good.error is None
+    engine.stop()
+
+
 class Apart(LogitRule, Session):
     """Does nothing, and cannot be joined."""
 

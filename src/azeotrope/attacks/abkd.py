@@ -19,7 +19,7 @@ class ABKD(Distillation):
     """
 
     kind: ClassVar[str] = "abkd"
-    summary: ClassVar[str] = "distil logits by an α-β divergence"
+    summary: ClassVar[str] = "distill logits by an α-β divergence"
     paper: ClassVar[Paper | None] = Paper(id="2505.04560", title="ABKD", equations=("D_AB",))
 
     a: float = Field(default=0.1, ge=0, le=2, description="exponent of the teacher's probabilities")

@@ -25,7 +25,7 @@ class AgreementKD(Distillation):
     """
 
     kind: ClassVar[str] = "agreement_kd"
-    summary: ClassVar[str] = "distil logits only where they pull the way the text does"
+    summary: ClassVar[str] = "distill logits only where they pull the way the text does"
     paper: ClassVar[Paper | None] = Paper(id="2001.06782", title="Gradient Surgery for Multi-Task Learning")
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:

@@ -19,7 +19,7 @@ class AdaptiveKL(Distillation):
     """
 
     kind: ClassVar[str] = "akl"
-    summary: ClassVar[str] = "distil logits by forward KL (heads that differ) and reverse KL (tails)"
+    summary: ClassVar[str] = "distill logits by forward KL (heads that differ) and reverse KL (tails)"
     paper: ClassVar[Paper | None] = Paper(
         id="2404.02657",
         title="Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models",

@@ -21,7 +21,7 @@ class ALM(AcrossTokenizers):
     """
 
     kind: ClassVar[str] = "alm"
-    summary: ClassVar[str] = "distil the likelihood of chunks of text; any tokenizer"
+    summary: ClassVar[str] = "distill the likelihood of chunks of text; any tokenizer"
     paper: ClassVar[Paper | None] = Paper(
         id="2503.20083", title="Cross-Tokenizer Distillation via Approximate Likelihood Matching"
     )

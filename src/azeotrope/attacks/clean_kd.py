@@ -20,14 +20,14 @@ from azeotrope.models.exposure import Exposure
 
 
 class CleanKD(Distillation):
-    """Replace `share` of the release by leaked undefended texts of the same problems, then distil by forward KL.
+    """Replace `share` of the release by leaked undefended texts of the same problems, then distill by forward KL.
 
     The loss is that of arXiv 1503.02531. Along the leaked texts, too, the service shows its *defended*
     distributions, and bills for them. A small α trusts the words more: with `share` 0 this is the test of α alone.
     """
 
     kind: ClassVar[str] = "clean_kd"
-    summary: ClassVar[str] = "replace a share of the texts by undefended ones, then distil logits"
+    summary: ClassVar[str] = "replace a share of the texts by undefended ones, then distill logits"
     paper: ClassVar[Paper | None] = Paper(
         id="1503.02531", title="Distilling the Knowledge in a Neural Network", equations=("L = (1 − α)CE + ατ²KL",)
     )

@@ -20,7 +20,7 @@ class DistiLLM(Distillation):
     """
 
     kind: ClassVar[str] = "distillm"
-    summary: ClassVar[str] = "distil logits by a skewed KL, partly on own text"
+    summary: ClassVar[str] = "distill logits by a skewed KL, partly on own text"
     paper: ClassVar[Paper | None] = Paper(id="2402.03898", title="DistiLLM", equations=("3", "4"))
 
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")

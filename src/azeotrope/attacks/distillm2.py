@@ -27,7 +27,7 @@ class DistiLLM2(Distillation):
 
     kind: ClassVar[str] = "distillm2"
     version: ClassVar[int] = 2  # 1: with a gradient into the mixture on own text
-    summary: ClassVar[str] = "distil logits by a skewed KL on the teacher's and its reverse on own text"
+    summary: ClassVar[str] = "distill logits by a skewed KL on the teacher's and its reverse on own text"
     paper: ClassVar[Paper | None] = Paper(id="2503.07067", title="DistiLLM-2", equations=("CALD",))
 
     alpha: float = Field(default=1.0, ge=0, le=1, description="α, the divergence's share of the loss")

@@ -27,7 +27,7 @@ from azeotrope.models.lm import LM
 
 
 class ExtractedKD(InverseMap):
-    """Recover whole distributions along the release by `logit_bias`, then distil them, their map undone.
+    """Recover whole distributions along the release by `logit_bias`, then distill them, their map undone.
 
     Where K of V log-probabilities are shown, (V − 1)/(K − 1) replies a token, each with K − 1 tokens and one
     reference biased upward together, show all of them (arXiv 2403.06634, `azeotrope extract` over HTTP): the bias
@@ -40,7 +40,7 @@ class ExtractedKD(InverseMap):
 
     kind: ClassVar[str] = "extracted_kd"
     version: ClassVar[int] = 2
-    summary: ClassVar[str] = "read all logits through logit_bias, undo their map, then distil"
+    summary: ClassVar[str] = "read all logits through logit_bias, undo their map, then distill"
     paper: ClassVar[Paper | None] = Paper(
         id="2403.06634", title="Stealing Part of a Production Language Model", equations=("§5",)
     )

@@ -15,7 +15,7 @@ class ForwardKL(Distillation):
     """D = the forward KL (arXiv 1503.02531): cover all that the teacher would say."""
 
     kind: ClassVar[str] = "fkl"
-    summary: ClassVar[str] = "distil logits by forward KL: cover all that the teacher would say"
+    summary: ClassVar[str] = "distill logits by forward KL: cover all that the teacher would say"
     paper: ClassVar[Paper | None] = Paper(
         id="1503.02531",
         title="Distilling the Knowledge in a Neural Network",

@@ -20,7 +20,7 @@ class GKD(Distillation):
     """
 
     kind: ClassVar[str] = "gkd"
-    summary: ClassVar[str] = "distil logits by a generalized Jensen-Shannon divergence, partly on own text"
+    summary: ClassVar[str] = "distill logits by a generalized Jensen-Shannon divergence, partly on own text"
     paper: ClassVar[Paper | None] = Paper(
         id="2306.13649", title="On-Policy Distillation of Language Models", equations=("1", "alg. 1")
     )

@@ -22,7 +22,7 @@ class Gold(AcrossTokenizers):
     """
 
     kind: ClassVar[str] = "gold"
-    summary: ClassVar[str] = "distil byte-aligned chunks of distributions; any tokenizer"
+    summary: ClassVar[str] = "distill byte-aligned chunks of distributions; any tokenizer"
     paper: ClassVar[Paper | None] = None
 
     on_policy: float = Field(default=0.5, ge=0, le=1, description="share of texts that the student writes itself")

@@ -32,7 +32,7 @@ SAME = 1e-3  # nats; answers along a text that differ by less came through the s
 
 
 class InverseMap(Distillation):
-    """Fit M with M z' ≈ z by least squares on pairs of shown and known logits, then distil M z' by forward KL.
+    """Fit M with M z' ≈ z by least squares on pairs of shown and known logits, then distill M z' by forward KL.
 
     Aimed at arXiv 2602.03396, whose map E + AB is generically invertible. Known logits are the *undefended* ones
     along `pairs` texts of the release, recorded before the defense was there (a leak), which then are what is
@@ -49,7 +49,7 @@ class InverseMap(Distillation):
 
     kind: ClassVar[str] = "inverse_map"
     version: ClassVar[int] = 2
-    summary: ClassVar[str] = "learn to undo the defense's map of the logits, then distil"
+    summary: ClassVar[str] = "learn to undo the defense's map of the logits, then distill"
     paper: ClassVar[Paper | None] = Paper(
         id="2602.03396",
         title="Towards Distillation-Resistant Large Language Models",

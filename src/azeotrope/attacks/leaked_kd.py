@@ -32,7 +32,7 @@ class LeakedKD(Distillation):
     """
 
     kind: ClassVar[str] = "leaked_kd"
-    summary: ClassVar[str] = "distil leaked undefended logits where there are some, text elsewhere"
+    summary: ClassVar[str] = "distill leaked undefended logits where there are some, text elsewhere"
     paper: ClassVar[Paper | None] = Paper(
         id="1503.02531", title="Distilling the Knowledge in a Neural Network", equations=("L = (1 − α)CE + ατ²KL",)
     )

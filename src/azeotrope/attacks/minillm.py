@@ -32,7 +32,7 @@ class MiniLLM(Distillation):
     """
 
     kind: ClassVar[str] = "minillm"
-    summary: ClassVar[str] = "distil logits by policy gradients of the reverse KL on own text"
+    summary: ClassVar[str] = "distill logits by policy gradients of the reverse KL on own text"
     paper: ClassVar[Paper | None] = Paper(id="2306.08543", title="MiniLLM", equations=("2", "3", "5", "7"))
 
     softens: ClassVar[bool] = False

@@ -35,7 +35,7 @@ class RandomWeights(ReweightedSFT):
         lessons = super().prepare(lm, traces, run)
         weights = list(lessons.weights or ())
         refused = refusals(run.need_task(self.kind), run.problems, traces)
-        judged = [row for row, no in enumerate(refused) if not no]
+        judged = [row for row, no in enumerate(refused) if traces[row].text and not no]
         dealt = [weights[row] for row in judged]
         Random(derive(run.seed, "deal")).shuffle(dealt)
         for row, weight in zip(judged, dealt, strict=True):

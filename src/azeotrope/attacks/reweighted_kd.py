@@ -32,14 +32,14 @@ _AT_ONCE = 64  # texts
 
 
 class ReweightedKD(Distillation):
-    """Weight each text by exp(η v), v the help of a step on its *whole* loss; then distil by forward KL.
+    """Weight each text by exp(η v), v the help of a step on its *whole* loss; then distill by forward KL.
 
     v is that of `reweighted_sft`, with (1 − α)·cross-entropy + α·D in place of cross-entropy alone: a text whose
     shown distributions push the student away from what the thief trusts is weighted down. η = 0 is `fkl`.
     """
 
     kind: ClassVar[str] = "reweighted_kd"
-    summary: ClassVar[str] = "weight texts by the help of their logits for a trusted loss, then distil"
+    summary: ClassVar[str] = "weight texts by the help of their logits for a trusted loss, then distill"
     paper: ClassVar[Paper | None] = Paper(
         id="2605.22737", title="The Distillation Game", equations=("w ∝ exp(η v)",)
     )
@@ -71,8 +71,11 @@ class ReweightedKD(Distillation):
         """See `Distilling.follow`; the weights are measured here."""
         super().follow(lm, source)  # checks
         guide = Weighted(self, source)
+        if not source.texts:  # nothing was released: nothing to learn
+            guide.weight_K = torch.empty(0)
+            return guide
         run = replace(source.run, seed=derive(source.run.seed, "weigh", source.index))
-        lessons = self._weighing.weigh(lm, source.traces, run, guide.costs)
+        lessons = self._weighing.weigh(lm, source.traces, run, guide.costs, self.kind)
         weights = lessons.weights or []
         guide.weight_K = torch.tensor([weights[i] for i in source.texts])
         guide.notes = lessons.notes

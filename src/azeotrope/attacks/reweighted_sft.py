@@ -66,32 +66,41 @@ class ReweightedSFT(AdaptiveSFT):
 
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Measure v and turn it into weights of mean 1."""
-        return self.weigh(lm, traces, run, lambda twin, judged: trace_nll(twin, [traces[i] for i in judged]))
+        return self.weigh(
+            lm, traces, run, lambda twin, judged: trace_nll(twin, [traces[i] for i in judged]), self.kind
+        )
 
-    def weigh(self, lm: LM, traces: Sequence[Trace], run: AttackRun, cost: Cost) -> Lessons:
-        """Weights of mean 1, from the help of a step that lowers `cost`."""
-        task = run.need_task(self.kind)
+    def weigh(
+        self, lm: LM, traces: Sequence[Trace], run: AttackRun, cost: Cost, attack: str = "reweighted_sft"
+    ) -> Lessons:
+        """Weights of mean 1, from the help of a step that lowers `cost`. Raises ConfigError, naming `attack`."""
+        task = run.need_task(attack)
+        if len(run.problems) != len(traces):
+            raise ConfigError(
+                f"'{attack}' grades {len(traces)} traces by {len(run.problems)} problems; give one each, in order."
+            )
         student = self.pupil(lm, traces, run, self.warmup)
         refused = refusals(task, run.problems, traces)
-        gradient = proxy_gradient(student, self._trusted(task, traces, refused, run))
-        judged = [row for row, no in enumerate(refused) if not no]
+        gradient = proxy_gradient(student, self._trusted(task, traces, refused, run, attack))
+        judged = [row for row, no in enumerate(refused) if traces[row].text and not no]
         values = help_of(student, gradient, lambda twin: cost(twin, judged), self.epsilon)
-        found = iter(weights_of(values, self.eta))
-        weights = [1.0 if no else next(found) for no in refused]
+        found = dict(zip(judged, weights_of(values, self.eta), strict=True))
+        weights = [found.get(row, 1.0) for row in range(len(traces))]
+        taught = [weight for weight, trace in zip(weights, traces, strict=True) if trace.text]
         notes = {
-            "largest_weight": max(weights),
-            "effective_traces": math.fsum(weights) ** 2 / math.fsum(w * w for w in weights),
+            "largest_weight": max(taught),
+            "effective_traces": math.fsum(taught) ** 2 / math.fsum(w * w for w in taught),
             "refusals": sum(refused),
             "split_half_cosine": gradient.split_half_cosine,
         }
         return Lessons(traces, weights, notes)
 
     def _trusted(
-        self, task: Task, traces: Sequence[Trace], refused: Sequence[bool], run: AttackRun
+        self, task: Task, traces: Sequence[Trace], refused: Sequence[bool], run: AttackRun, attack: str
     ) -> list[Trace]:
         if self.trusted == "leak":
             problems = run.problems[: self.leaked]
-            leaked = run.need_service(self.kind).leak(problems, seed=derive(run.seed, "trusted"))
+            leaked = run.need_service(attack).leak(problems, seed=derive(run.seed, "trusted"))
             answered = zip(leaked, refusals(task, problems, leaked), strict=True)
             return [trace for trace, no in answered if not no]
         found = []
@@ -100,9 +109,7 @@ class ReweightedSFT(AdaptiveSFT):
             if answer.strip() and not no:
                 found.append(replace(trace, text=f"{THINK_OPEN}{THINK_CLOSE}{answer}"))
         if len(found) < 2:
-            raise ConfigError(
-                "'reweighted_sft' with trusted=answers needs a release with answers; use trusted=leak."
-            )
+            raise ConfigError(f"'{attack}' with trusted=answers needs a release with answers; use trusted=leak.")
         return found
 
 

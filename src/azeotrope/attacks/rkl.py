@@ -15,7 +15,7 @@ class ReverseKL(Distillation):
     """D = the reverse KL (arXiv 2306.08543): avoid what the teacher would not say."""
 
     kind: ClassVar[str] = "rkl"
-    summary: ClassVar[str] = "distil logits by reverse KL: avoid what the teacher would not say"
+    summary: ClassVar[str] = "distill logits by reverse KL: avoid what the teacher would not say"
     paper: ClassVar[Paper | None] = Paper(id="2306.08543", title="MiniLLM", equations=("KL(q ‖ p), single step",))
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:

@@ -26,7 +26,7 @@ class SampledKD(Distillation):
     """
 
     kind: ClassVar[str] = "sampled_kd"
-    summary: ClassVar[str] = "distil the log-probability of the words said"
+    summary: ClassVar[str] = "distill the log-probability of the words said"
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
     softens: ClassVar[bool] = False

@@ -26,7 +26,7 @@ class TAID(Distillation):
 
     kind: ClassVar[str] = "taid"
     version: ClassVar[int] = 2  # 1: the line alone
-    summary: ClassVar[str] = "distil logits towards a target that moves from student to teacher"
+    summary: ClassVar[str] = "distill logits towards a target that moves from student to teacher"
     paper: ClassVar[Paper | None] = Paper(id="2501.16937", title="TAID", equations=("2", "3"))
 
     start: float = Field(default=0.4, ge=0, le=1, description="t at the beginning")

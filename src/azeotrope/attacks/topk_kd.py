@@ -20,7 +20,7 @@ class TopKKD(Distillation):
     """
 
     kind: ClassVar[str] = "topk_kd"
-    summary: ClassVar[str] = "distil the k log-probabilities that an API shows"
+    summary: ClassVar[str] = "distill the k log-probabilities that an API shows"
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Access] = Access.TOPK_LOGPROBS
     may_ignore: ClassVar[bool] = True

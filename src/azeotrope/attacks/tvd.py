@@ -19,7 +19,7 @@ class TotalVariation(Distillation):
     """
 
     kind: ClassVar[str] = "tvd"
-    summary: ClassVar[str] = "distil logits by total variation: a bounded loss that no single token dominates"
+    summary: ClassVar[str] = "distill logits by total variation: a bounded loss that no single token dominates"
     paper: ClassVar[Paper | None] = Paper(
         id="2307.15190",
         title="f-Divergence Minimization for Sequence-Level Knowledge Distillation",

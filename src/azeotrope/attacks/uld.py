@@ -21,7 +21,7 @@ class ULD(AcrossTokenizers):
     """
 
     kind: ClassVar[str] = "uld"
-    summary: ClassVar[str] = "distil sorted probabilities, position by position; any tokenizer"
+    summary: ClassVar[str] = "distill sorted probabilities, position by position; any tokenizer"
     paper: ClassVar[Paper | None] = Paper(
         id="2402.12030", title="Towards Cross-Tokenizer Distillation", equations=("5",)
     )

@@ -85,7 +85,7 @@ def probe(
     """Ask every upstream's models one question, to see whether `tags` says where their reasoning is.
 
     Where a chat template opens the reasoning and `tags` does not say so, a gateway takes it for an answer. One
-    short request for each model is sent (and billed). Exit code 2: a setting is wrong; 4: a model did not answer.
+    short request for each model is sent (and billed). Exit code 2: a setting is wrong; 4: it could not be told.
     """
     from azeotrope.core.errors import ConfigError, RunError
     from azeotrope.gateway.probe import asked, look
@@ -103,10 +103,10 @@ def probe(
         emit([{**asdict(one), "fits": one.fits} for one in found])
     else:
         show(*(one.sentence for one in found))
-    if any(not one.failure and not one.fits for one in found):
+    if any(one.told and not one.fits for one in found):
         raise ConfigError("A setting of 'tags' is wrong: see above.")
-    if any(one.failure for one in found):
-        raise RunError("Not every model answered: see above.")
+    if not all(one.told for one in found):
+        raise RunError("Not of every model it could be told where its reasoning is: see above.")
 
 
 def _settings(config: Path | None, upstream: str | None, teacher: str | None) -> Any:

@@ -39,6 +39,9 @@ from azeotrope.models.walking import WalkingSession
 Backend = Literal["finite_difference", "jvp", "head", "self"]
 
 
+_HEADS = 4  # edited heads that are kept: requests may name any temperature
+
+
 class AntidistillationBase(LogitDefense):
     """The settings that antidistillation sampling and its permutation control share."""
 
@@ -238,6 +241,8 @@ class AntidistillRule(LogitRule):
         if self.settings.backend != "self" or self.settings.spend != "tilt" or self.shuffled:
             return None
         if temperature not in self.heads:
+            if len(self.heads) >= _HEADS:
+                del self.heads[next(iter(self.heads))]
             shift_VD = self.direction.shift(self.settings.lam, temperature)
             self.heads[temperature] = lm.head.weight.detach() + shift_VD
         return self.heads[temperature]

@@ -34,6 +34,7 @@ TIMES = Timeouts()
 OPENING = 64  # characters at the end of a prompt that are taken for the template's where it cannot be told
 LIMIT = 512  # tokens of a reply where the request sets no limit
 UNKNOWN = ("tools", "response_format", "logprobs", "logit_bias", "presence_penalty")
+STEP = 0.05  # of a temperature under defenses of logits
 REPLACEMENT = "\ufffd"
 
 
@@ -273,11 +274,15 @@ class LocalUpstream:
         """What the request says; the temperature that the defenses were bound at where it says nothing.
 
         `least`: what a defense adds to logits that were divided by the temperature fades with the temperature, so
-        that under one it does not go below that at which the defense was bound.
+        that under one it does not go below that at which the defense was bound. There a batch has one temperature,
+        so that requests' are rounded: nobody can make a batch of his own for every request.
         """
         wanted = asked.get("temperature")
+        temperature = self._temperature if wanted is None else wanted
+        if least:
+            temperature = max(least, round(temperature / STEP) * STEP)
         return Sampling(
-            temperature=max(least, self._temperature if wanted is None else wanted),
+            temperature=temperature,
             top_k=max(0, asked.get("top_k") or 0),
             top_p=asked.get("top_p") or 1.0,
         )

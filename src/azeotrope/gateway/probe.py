@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from azeotrope.core.errors import MissingError
+from azeotrope.core.errors import ConfigError, MissingError, RunError
 from azeotrope.gateway.dialects import dialect
-from azeotrope.gateway.refusal import LARGEST_ERROR
 from azeotrope.gateway.relay import name_limit
 from azeotrope.gateway.settings import ServerFile, Tags, UpstreamSettings
 from azeotrope.gateway.upstream import Upstream, UpstreamError
@@ -38,7 +37,7 @@ FITS: Final[Mapping[Place, tuple[Tags, ...]]] = {  # the first is what to write
     "tags": ("auto", "opened"),
     "opened": ("opened",),
     "none": ("auto", "none"),
-    "unknown": ("auto", "opened", "none"),
+    "unknown": (),
 }
 
 
@@ -54,8 +53,13 @@ class Look:
 
     @property
     def fits(self) -> bool:
-        """Whether the setting shows no reasoning as an answer and hides no answer as reasoning."""
+        """Whether the setting is seen to show no reasoning as an answer and to hide no answer as reasoning."""
         return not self.failure and self.tags in FITS[self.place]
+
+    @property
+    def told(self) -> bool:
+        """Whether anything was seen."""
+        return not self.failure and self.place != "unknown"
 
     @property
     def sentence(self) -> str:
@@ -73,8 +77,11 @@ class Look:
 def asked(settings: ServerFile, model: str = "") -> list[tuple[str, str]]:
     """Upstreams and their own names of the models that the file serves; all are asked for `model` if it is given.
 
-    Raises MissingError where the file names no model of an upstream and none is given.
+    Raises MissingError where the file names no model of an upstream and none is given, ConfigError for a file
+    without upstreams.
     """
+    if not settings.upstreams:
+        raise ConfigError("There is no upstream to ask: a model of one's own is read from its chat template.")
     if model:
         return [(name, model) for name in settings.upstreams]
     found = sorted({(m.upstream, m.served or name) for name, m in settings.models.items()})
@@ -87,19 +94,25 @@ def asked(settings: ServerFile, model: str = "") -> list[tuple[str, str]]:
 
 async def look(name: str, settings: UpstreamSettings, model: str, tokens: int = TOKENS) -> Look:
     """Ask a model one question. What goes wrong is told in the result."""
-    seen = Look(name, model, settings.tags)
-    upstream = Upstream(settings)
-    outward = dialect(settings.dialect)
+    seen, outward = Look(name, model, settings.tags), dialect(settings.dialect)
+    try:
+        upstream = Upstream(settings)
+    except MissingError as error:  # its key; the others can be asked all the same
+        return replace(seen, failure=str(error))
     try:
         exchange = await upstream.post(outward.path, _question(settings, model, tokens))
-        body = await exchange.body(settings.largest_reply if exchange.status == 200 else LARGEST_ERROR)
         if exchange.status != 200:
-            return replace(seen, failure=f"status {exchange.status}; check the upstream's address, key and model.")
+            exchange.close()
+            hint = "address, key, model and limit_field" if exchange.status == 400 else "address, key and model"
+            return replace(seen, failure=f"status {exchange.status}; check the upstream's {hint}.")
+        body = await exchange.body(settings.largest_reply)
         return replace(seen, place=place(settings.dialect, body))
     except UpstreamError as error:
         return replace(seen, failure=error.problem.message)
     except WireError:
         return replace(seen, failure="its reply cannot be read; check the upstream's dialect.")
+    except RunError as error:
+        return replace(seen, failure=str(error))
     finally:
         await upstream.stop()
 
@@ -112,9 +125,11 @@ def _question(settings: UpstreamSettings, model: str, tokens: int) -> bytes:
 
 
 def place(name: str, body: bytes) -> Place:
-    """Where reasoning is in a whole reply of a dialect. Raises WireError for one that cannot be read."""
+    """Where reasoning is in a whole reply of a dialect. Raises WireError and RunError for one that is none."""
     reader = dialect(name).reader(None)
     plain = [*reader.whole(body), *reader.close()]
+    if any(isinstance(one, ev.Failure) for one in plain) or not any(isinstance(one, ev.Finish) for one in plain):
+        raise RunError("it answered with an error; check the upstream's key and model.")
     if any(isinstance(one, ev.Reasoning | ev.Sealed) for one in plain):
         return "apart"
     reader = dialect(name).reader(Splitter)

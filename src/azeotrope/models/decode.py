@@ -19,7 +19,7 @@ from torch import Tensor
 
 from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.sampling import Sampling
-from azeotrope.models.drawing import Drawing
+from azeotrope.models.drawing import Drawing, Drawn
 from azeotrope.models.lm import LM
 from azeotrope.models.stepper import StepOut, Stepper, is_plain
 
@@ -111,6 +111,7 @@ class Row:
     moved: list[float]
     margin: float = float("inf")
     finished: bool = False
+    failed: bool = False  # its logits were not finite: it ends, and its last token means nothing
 
 
 def decode(
@@ -166,16 +167,22 @@ class Run:
         sampling: Sampling | Sequence[Sampling],
         rules: Sequence[LogitRule],
         record: bool = False,
+        lenient: bool = False,
     ) -> None:
-        """`sampling` is that of all rows, or of each; then defenses and repetition penalties are none.
+        """`sampling` is that of all rows, or of each.
 
-        What a defense adds is measured at one temperature. Raises ConfigError for other combinations.
+        What a defense adds is measured at one temperature, so that under any rows have one; their repetition
+        penalties are one always. Raises ConfigError for others. `lenient`: a row whose logits are not finite ends
+        alone (`Row.failed`), and the others go on.
         """
         samplings = [sampling] * len(batch.prompts) if isinstance(sampling, Sampling) else sampling
         self.lm, self.drawing, self.record = lm, Drawing(samplings), record
         self.penalty = samplings[0].repetition_penalty
-        if self.drawing.one is None and (rules or any(one.repetition_penalty != 1.0 for one in samplings)):
-            raise ConfigError("Rows with defenses or a repetition penalty need one sampling for all of a batch.")
+        self.lenient = lenient
+        if rules and self.drawing.temperature is None:
+            raise ConfigError("Rows under a defense need one temperature for all of a batch.")
+        if any(one.repetition_penalty != self.penalty for one in samplings):
+            raise ConfigError("Rows of one batch need one repetition penalty.")
         self.batch = batch
         self.rows = [Row(i, [], []) for i in range(len(batch.prompts))]
         self.live = list(self.rows)
@@ -232,16 +239,22 @@ class Run:
         return self._teacher, self._tokens_B
 
     @property
+    def width(self) -> int:
+        """Columns of the teacher's cache that are in use."""
+        return 0 if self._teacher is None else self._teacher.length
+
+    @property
     def joins(self) -> bool:
         """Whether its defenses let it be joined at all."""
         return not self.record and all(session.joins for session in self._sessions)
 
     def can_join(self, other: Run) -> bool:
-        """Whether `join` can take the other's rows: the same model and rules, under rules one sampling too."""
-        alike = self.drawing.one is not None and self.drawing.one == other.drawing.one
-        plain = not self.rules and self.penalty == other.penalty == 1.0
-        same = self.lm is other.lm and self.rules is other.rules and (alike or plain)
-        begun = self._tokens_B is not None and other._tokens_B is not None
+        """Whether `join` can take the other's rows: the same model and rules, under rules one temperature too."""
+        temperature = self.drawing.temperature
+        alike = not self.rules or (temperature is not None and temperature == other.drawing.temperature)
+        same = self.lm is other.lm and self.rules is other.rules and self.penalty == other.penalty
+        same = same and self.lenient == other.lenient and alike
+        begun = self._tokens_B is not None and other._tokens_B is not None and bool(self.live and other.live)
         return same and begun and self.joins and other.joins
 
     def join(self, other: Run) -> None:
@@ -291,10 +304,9 @@ class Run:
         Not where the undefended logits are needed: for the record, or under a repetition penalty, which
         comes before defenses.
         """
-        one = self.drawing.one
-        if one is None or self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
+        if self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
             return self.rules, None
-        head_VD = self.rules[0].edited_head(self.lm, one.temperature or 1.0)
+        head_VD = self.rules[0].edited_head(self.lm, self.drawing.temperature or 1.0)
         return (self.rules, None) if head_VD is None else (self.rules[1:], head_VD)
 
     def _shape(self, logits_BV: Tensor) -> Tensor:
@@ -312,12 +324,24 @@ class Run:
             logits_BV = session.step(StepView(view.t_B, view.tokens_B, logits_BV, view.hidden_BD, view.seeds_B))
         if self.record:
             self._measure(view.logits_BV, logits_BV)
-        tokens_B, margin_B = self.drawing.tokens(logits_BV, view.seeds_B, view.t_B)
-        if self.record and margin_B is not None:
-            for row, margin in zip(self.live, margin_B.tolist(), strict=True):
+        drawn = self.drawing.tokens(logits_BV, view.seeds_B, view.t_B, margins=self.record)
+        if drawn.margin_B is not None:
+            for row, margin in zip(self.live, drawn.margin_B.tolist(), strict=True):
                 if not row.finished:
                     row.margin = min(row.margin, margin)
-        return tokens_B
+        return drawn.tokens_B if drawn.finite_B.all() else self._end(drawn, view.t_B)
+
+    def _end(self, drawn: Drawn, t_B: Tensor) -> Tensor:
+        """End the rows whose logits are not finite, where others should go on; else raise RunError."""
+        if not self.lenient:
+            step = int(t_B[int(drawn.finite_B.logical_not().nonzero()[0])])
+            raise RunError(
+                f"The logits were no longer finite at step {step}; lower the defense's strength or check the "
+                "model."
+            )
+        for row, finite in zip(self.live, drawn.finite_B.tolist(), strict=True):
+            row.failed = row.failed or not (finite or row.finished)
+        return torch.where(drawn.finite_B, drawn.tokens_B, self.lm.eos)
 
     def _measure(self, before_BV: Tensor, after_BV: Tensor) -> None:
         log_p, log_q = torch.log_softmax(after_BV, -1), torch.log_softmax(before_BV, -1)

@@ -8,15 +8,27 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from azeotrope.core.errors import RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.maths.hashrng import row_keys, uniforms
 
 _STREAM = 0
+_COLDEST = 1e-4  # below it a draw is the likeliest token, and the quotient could overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens [B] (int64), which rows' logits were finite [B] (the others' tokens mean nothing), and how far each
+    draw was from another token [B], if it was asked for and anything was drawn.
+    """
+
+    tokens_B: Tensor
+    finite_B: Tensor
+    margin_B: Tensor | None = None
 
 
 class Drawing:
@@ -25,7 +37,9 @@ class Drawing:
     def __init__(self, samplings: Sequence[Sampling]) -> None:
         self.samplings = tuple(samplings)
         self.one = self.samplings[0] if len(set(self.samplings)) == 1 else None  # where all are alike
-        self._greedy = all(one.temperature == 0.0 for one in self.samplings)
+        temperatures = {one.temperature for one in self.samplings}
+        self.temperature = temperatures.pop() if len(temperatures) == 1 else None  # where it is of all rows
+        self._greedy = [one.temperature < _COLDEST for one in self.samplings]
 
     def select(self, rows: Sequence[int]) -> Drawing:
         """Those of some rows."""
@@ -41,29 +55,27 @@ class Drawing:
         return self.samplings if self.one is None else [self.one] * rows
 
     def scaled(self, logits_BV: Tensor) -> Tensor:
-        """Logits over the temperature; as they are where it is 0."""
-        if self.one is not None:
-            temperature = self.one.temperature
-            return logits_BV / temperature if temperature not in (0.0, 1.0) else logits_BV
-        return logits_BV / logits_BV.new_tensor([one.temperature or 1.0 for one in self.samplings])[:, None]
+        """Logits over the temperature; as they are where the likeliest token is taken."""
+        if self.temperature is not None:
+            plain = self.temperature < _COLDEST or self.temperature == 1.0
+            return logits_BV if plain else logits_BV / self.temperature
+        divisors = [max(one.temperature, _COLDEST) for one in self.samplings]
+        wide = torch.promote_types(logits_BV.dtype, torch.float32)
+        divisor_B1 = torch.tensor(divisors, dtype=wide, device=logits_BV.device)[:, None]
+        return (logits_BV.to(wide) / divisor_B1).to(logits_BV.dtype)
 
-    def tokens(self, logits_BV: Tensor, seeds_B: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One token a row (int64 [B]), and how far each draw was from another token (None where none is drawn).
-
-        `logits_BV` are scaled ones. Raises RunError if they are not finite.
-        """
-        if self._greedy:
-            _check(logits_BV.amax(-1), t_B)
-            return logits_BV.argmax(-1), None
-        likeliest_B = logits_BV.argmax(-1) if self.one is None else None
+    def tokens(self, logits_BV: Tensor, seeds_B: Tensor, t_B: Tensor, *, margins: bool = False) -> Drawn:
+        """One token a row, from scaled logits."""
+        if all(self._greedy):
+            return Drawn(logits_BV.argmax(-1), torch.isfinite(logits_BV.amax(-1)))
         cdf_BV = torch.softmax(self._cut(logits_BV), -1).to(torch.float64).cumsum(-1)
         u_B1 = uniforms(row_keys(seeds_B, _STREAM, t_B), 1) * cdf_BV[:, -1:]
-        _check(u_B1, t_B)
         drawn_B = torch.searchsorted(cdf_BV, u_B1, right=True)[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
-        if likeliest_B is not None:
-            greedy_B = torch.tensor([one.temperature == 0.0 for one in self.samplings], device=drawn_B.device)
-            drawn_B = torch.where(greedy_B, likeliest_B, drawn_B)
-        return drawn_B, (cdf_BV - u_B1).abs().amin(-1)
+        if any(self._greedy):
+            greedy_B = torch.tensor(self._greedy, device=drawn_B.device)
+            drawn_B = torch.where(greedy_B, logits_BV.argmax(-1), drawn_B)
+        margin_B = (cdf_BV - u_B1).abs().amin(-1) if margins else None
+        return Drawn(drawn_B, torch.isfinite(u_B1[:, 0]), margin_B)
 
     def _cut(self, logits_BV: Tensor) -> Tensor:
         """Logits with −inf outside the top k and the top p."""
@@ -81,7 +93,10 @@ class Drawing:
 
 
 def keep_top(logits_BV: Tensor, k: int, p: float) -> Tensor:
-    """Mask everything outside the top `k` tokens, then outside the smallest set of mass ≥ `p`, with −inf."""
+    """Mask everything outside the top `k` tokens, then outside the smallest set of mass ≥ `p`, with −inf.
+
+    The likeliest token always stays.
+    """
     if 0 < k < logits_BV.shape[-1]:
         floor = logits_BV.topk(k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < floor, float("-inf"))
@@ -89,13 +104,6 @@ def keep_top(logits_BV: Tensor, k: int, p: float) -> Tensor:
         ordered, index = logits_BV.sort(dim=-1, descending=True)
         mass = torch.softmax(ordered, -1)
         drop = mass.cumsum(-1) - mass >= p
+        drop[..., 0] = False  # a tiny p is 0 in single precision
         logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
     return logits_BV
-
-
-def _check(values: Tensor, t_B: Tensor) -> None:
-    if not torch.isfinite(values).all():
-        raise RunError(
-            f"The logits were no longer finite at step {int(t_B.max())}; lower the defense's strength or check "
-            "the model."
-        )

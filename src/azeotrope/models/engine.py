@@ -1,11 +1,12 @@
 """The lock-step decoder as a service: requests join while others are being written.
 
-One thread decodes. What is admitted together under one composition of defenses (and, under any defense, one
-sampling) is one batch (`Run`); every turn writes one more token of every batch, so a request waits for the token
-at hand and not for others' ends. A turn takes as many forward passes as there are batches. So batches of like size
-become one: a row is copied as often as its batch doubles, and there are no more batches than the logarithm of the
-rows for each composition. Where defenses cannot be joined, requests gather: after an admission the next one is as
-many turns later as there are such batches. What a row says depends on its seed and its own sampling alone.
+One thread decodes. What is admitted together under one composition of defenses (and, under any defense, at one
+temperature) is one batch (`Run`); every turn writes one more token of every batch, so a request waits for the
+token at hand and not for others' ends. A turn takes as many forward passes as there are batches. So batches of
+like size and length become one: a row is copied as often as its batch doubles, and there are few batches for each
+composition and temperature. Where defenses cannot be joined, requests gather: after an admission the next one is
+as many turns later as there are such batches. What a row says depends on its seed and its own sampling alone, and
+a row whose logits are not finite ends alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from azeotrope.core.errors import ConfigError, RunError, nearest
 from azeotrope.core.sampling import Sampling
 from azeotrope.models.decode import Batch, LogitRule, Row, Run
 from azeotrope.models.lm import LM
+
+PADDED = 1.5  # cells of a joined cache over those that its two parts had
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,10 @@ class _Cohort:
 
     def takes(self, other: _Cohort) -> bool:
         """Whether another batch, no larger than this one, should become a part of it."""
-        return 2 * len(other.run.live) >= len(self.run.live) and self.run.can_join(other.run)
+        mine, theirs = len(self.run.live), len(other.run.live)
+        cells = mine * self.run.width + theirs * other.run.width
+        padded = (mine + theirs) * max(self.run.width, other.run.width)
+        return 2 * theirs >= mine and padded <= PADDED * cells and self.run.can_join(other.run)
 
     def take(self, other: _Cohort) -> None:
         """Write the other's rows as well."""
@@ -75,6 +81,9 @@ class _Cohort:
 
     def _hand_over(self, row: Row) -> bool:
         ticket = self.tickets[row.index]
+        if row.failed:
+            ticket.fail(RunError("The model's logits were no longer finite."))
+            return False
         goes_on = ticket.take(row.ids[-1], row.finished)
         return goes_on and len(row.ids) < ticket.limit
 
@@ -176,35 +185,47 @@ class Engine:
         self._thread.join()
 
     def _work(self) -> None:
-        with torch.no_grad():
-            while True:
-                with self._wake:
-                    while not (self._waiting.size or self._cohorts or self._stopping):
-                        self._wake.wait()
-                    if self._stopping:
-                        break
-                    arrived = self._arrived() if self._turns >= self._patience() else []
-                self._turns = 1 if arrived else self._turns + 1
-                self._cohorts += [self._open(tickets) for tickets in arrived]
-                self._join([cohort for cohort in self._cohorts if self._turn(cohort)])
-        error = RunError("The model was stopped before it was finished.")
-        for ticket in [*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.waiting())]:
-            ticket.fail(error)
-        for cohort in self._cohorts:
-            cohort.run.close()
+        try:
+            with torch.no_grad():
+                while self._round():
+                    pass
+        finally:  # also after a bug: whoever waits is told, and nobody else is taken in
+            with self._wake:
+                self._stopping = True
+            error = RunError("The model was stopped before it was finished.")
+            _fail([*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.waiting())], error)
+            for cohort in self._cohorts:
+                cohort.run.close()
+
+    def _round(self) -> bool:
+        """Admit who waits and write a token of every batch; whether to go on."""
+        with self._wake:
+            while not (self._waiting.size or self._cohorts or self._stopping):
+                self._wake.wait()
+            if self._stopping:
+                return False
+            arrived = self._arrived() if self._turns >= self._patience() else []
+        self._turns = 1 if arrived else self._turns + 1
+        for tickets in arrived:
+            try:
+                self._cohorts.append(self._open(tickets))
+            except Exception as error:
+                _fail(tickets, error)
+        self._join([cohort for cohort in self._cohorts if self._turn(cohort)])
+        return True
 
     def _patience(self) -> int:
         """Turns between admissions: as many as there are batches that stay apart."""
         return sum(not cohort.run.joins for cohort in self._cohorts)
 
     def _arrived(self) -> list[list[Ticket]]:
-        """The tickets there is room for, in batches of one composition and, under defenses, of one sampling."""
-        groups: dict[tuple[str, str], list[Ticket]] = {}
+        """The tickets there is room for, in batches of one composition and, under defenses, of one temperature."""
+        groups: dict[tuple[str, float, float], list[Ticket]] = {}
         room = self._rows - self.active
         while room > 0 and (ticket := self._waiting.next()) is not None:
-            apart = self._rules[ticket.rules] or ticket.sampling.repetition_penalty != 1.0
-            kind = ticket.sampling.model_dump_json() if apart else ""
-            groups.setdefault((ticket.rules, kind), []).append(ticket)
+            sampling = ticket.sampling
+            heat = sampling.temperature if self._rules[ticket.rules] else 0.0
+            groups.setdefault((ticket.rules, heat, sampling.repetition_penalty), []).append(ticket)
             room -= 1
         return list(groups.values())
 
@@ -212,7 +233,7 @@ class Engine:
         seeds_B = torch.tensor([t.seed for t in tickets], dtype=torch.int64, device=self.lm.model.device)
         batch = Batch(tuple(ticket.prompt for ticket in tickets), seeds_B)
         samplings = [ticket.sampling for ticket in tickets]
-        return _Cohort(Run(self.lm, batch, samplings, self._rules[tickets[0].rules]), tickets)
+        return _Cohort(Run(self.lm, batch, samplings, self._rules[tickets[0].rules], lenient=True), tickets)
 
     def _join(self, cohorts: list[_Cohort]) -> None:
         """Go on with these batches, those of like size as one. An error ends the two that it befell."""
