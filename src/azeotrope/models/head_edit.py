@@ -141,8 +141,7 @@ class HeadShift(HeadEdit):
     def shift(self, logits_BV: Tensor, hidden_BD: Tensor | None, temperature: float) -> Tensor:
         """See `HeadEdit.shift`."""
         assert hidden_BD is not None
-        scaled_BD = hidden_BD * (self.scale / temperature)  # small; the sum is then made in place: one pass less
-        return torch.nn.functional.linear(scaled_BD, self.delta_VD.to(hidden_BD)).add_(logits_BV)
+        return torch.addmm(logits_BV, hidden_BD, self.delta_VD.T.to(hidden_BD), alpha=self.scale / temperature)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `HeadEdit.tensors`."""
