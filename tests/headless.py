@@ -72,6 +72,7 @@ def show(driver: Any, page: Path | str, width: int, theme: str, height: int = 90
     driver.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     )
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})  # else focus tells nobody
     driver.get_log("browser")
     driver.get_log("performance")
     driver.get(page if isinstance(page, str) else page.as_uri())

@@ -252,9 +252,9 @@ def test_special_tokens_that_are_tags_stay() -> None:
 def test_a_defense_is_not_cooled_away(gateway: Gateway) -> None:
     teacher = gateway._upstreams["teacher"]
     assert isinstance(teacher, LocalUpstream)
-    asked = [{"temperature": t} for t in (0.0, 0.01, 0.9)] + [{}]
-    assert [teacher._sampling(one, least=0.6).temperature for one in asked] == [0.6, 0.6, 0.9, 0.6]
-    assert [teacher._sampling(one, least=0.0).temperature for one in asked] == [0.0, 0.01, 0.9, 0.6]
+    asked = [{"temperature": t} for t in (0.0, 0.01, 0.9, 0.913)] + [{}]
+    assert [teacher._sampling(one, least=0.6).temperature for one in asked] == [0.6, 0.6, 0.9, 0.9, 0.6]
+    assert [teacher._sampling(one, least=0.0).temperature for one in asked] == [0.0, 0.01, 0.9, 0.913, 0.6]
 
 
 def test_who_writes_nothing_is_not_waited_for() -> None:

@@ -1,4 +1,4 @@
-"""Reweighting texts by what the logits shown along them teach.
+"""Reweighting texts by what the logits shown along them teach (weights: arXiv 2605.22737).
 
 Shapes: N labeled tokens, V vocabulary, T tokens of one text.
 """

@@ -280,7 +280,7 @@ class LocalUpstream:
         wanted = asked.get("temperature")
         temperature = self._temperature if wanted is None else wanted
         if least:
-            temperature = max(least, round(temperature / STEP) * STEP)
+            temperature = max(least, round(round(temperature / STEP) * STEP, 9))
         return Sampling(
             temperature=temperature,
             top_k=max(0, asked.get("top_k") or 0),
