@@ -254,6 +254,7 @@ def test_a_defense_is_not_cooled_away(gateway: Gateway) -> None:
     assert isinstance(teacher, LocalUpstream)
     asked = [{"temperature": t} for t in (0.0, 0.01, 0.9, 0.913)] + [{}]
     assert [teacher._sampling(one, least=0.6).temperature for one in asked] == [0.6, 0.6, 0.9, 0.9, 0.6]
+    assert [teacher._sampling(one, least=0.63).temperature for one in asked] == [0.63, 0.63, 0.88, 0.93, 0.63]
     assert [teacher._sampling(one, least=0.0).temperature for one in asked] == [0.0, 0.01, 0.9, 0.913, 0.6]
 
 

@@ -139,6 +139,26 @@ def test_a_row_that_breaks_breaks_alone(lm: LM) -> None:
         decode(lm, given, range(6), SAMPLING, rules=[Broken()], max_new_tokens=LIMIT)
 
 
+def test_who_has_just_ended_is_told_of_a_failure_too(lm: LM) -> None:
+    """Something breaks after a row's last token was drawn and before it was handed over."""
+
+    class Dropping(Broken):
+        def step(self, view: StepView) -> torch.Tensor:
+            end = torch.arange(view.logits_BV.shape[-1]) == lm.eos
+            ends_B = (view.seeds_B < 4) & (view.t_B == 3)
+            return torch.where(ends_B[:, None], torch.where(end, 0.0, float("-inf")), view.logits_BV)
+
+        def select(self, rows: torch.Tensor) -> None:
+            raise MemoryError
+
+    engine = Engine(lm, {"broken": [Dropping()]}, rows=64)
+    clients = [send(engine, prompt, seed, "broken") for seed, prompt in enumerate(prompts(lm, 6))]
+    for client in clients:
+        assert client.over.wait(60)
+        assert "MemoryError" in str(client.error)
+    engine.stop()
+
+
 @pytest.mark.parametrize("wild", [Sampling(temperature=1e-40), Sampling(top_p=1e-50), Sampling(temperature=6e-38)])
 def test_nobody_elses_setting_does_harm(lm: LM, wild: Sampling) -> None:
     engine, given = Engine(lm, rows=64), prompts(lm, 4)

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from azeotrope.core.methods import Settings
 
+COLDEST = 1e-4  # below it a draw is the likeliest token, and logits over it could overflow
 LOGIT_ORDER = ("repetition_penalty", "temperature", "defense", "top_k", "top_p", "sample")
 
 
 class Sampling(Settings):
-    """How tokens are drawn. `temperature` 0 is greedy (after the defense); `top_k` 0 and `top_p` 1 are off.
+    """How tokens are drawn. `temperature` 0 (below `COLDEST`) is greedy (after the defense); `top_k` 0 and
+    `top_p` 1 are off.
 
     The order of operations is `LOGIT_ORDER`, for defended and undefended decoding alike.
     """
@@ -20,6 +22,16 @@ class Sampling(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0)
     max_new_tokens: int | None = Field(default=None, ge=1)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < COLDEST
+
+    @property
+    def divisor(self) -> float:
+        """What logits are divided by: the temperature, or 1 where it does not matter."""
+        return 1.0 if self.greedy else self.temperature
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -137,7 +137,7 @@ class ADS(AntidistillationBase):
         """With `merged`, return the teacher with W' = W + λτG/scale; decoding then costs nothing extra."""
         if not self.merged:
             return None
-        shift_VD = self.direction(bench).shift(self.lam, bench.sampling.temperature or 1.0)
+        shift_VD = self.direction(bench).shift(self.lam, bench.sampling.divisor)
         return merged(bench.teacher, HeadShift(shift_VD))
 
 

@@ -91,7 +91,7 @@ class CMI(TrainedHead):
         if self.maps == 1:
             return super().bind(bench)
         edits = [edit.scaled(self.scale) for edit in self.trained(bench, self.maps)]
-        return ChosenEditRule(edits, bench.sampling.temperature or 1.0)
+        return ChosenEditRule(edits, bench.sampling.divisor)
 
     def fold(self, bench: Bench) -> LM:
         """See `LogitDefense.fold`."""

@@ -43,7 +43,7 @@ class ProductOfExperts(LogitDefense):
         """Load the proxy. Raises ConfigError unless it shares the teacher's vocabulary."""
         proxy = bench.model(self.proxy)
         check_pair(bench.teacher, proxy)
-        return _Rule(proxy, self.gamma, bench.sampling.temperature or 1.0)
+        return _Rule(proxy, self.gamma, bench.sampling.divisor)
 
 
 class _Rule(LogitRule):

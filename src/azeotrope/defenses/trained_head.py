@@ -69,7 +69,7 @@ class TrainedHead(LogitDefense):
     def bind(self, bench: Bench) -> LogitRule:
         """Train the edit, or take the one that was trained for another strength on this bench."""
         (edit,) = self.trained(bench)
-        return EditRule(edit.scaled(self.scale), bench.sampling.temperature or 1.0, merge=self.serve == "merged")
+        return EditRule(edit.scaled(self.scale), bench.sampling.divisor, merge=self.serve == "merged")
 
     def fold(self, bench: Bench) -> LM:
         """See `LogitDefense.fold`."""
@@ -116,7 +116,7 @@ class TrainedHead(LogitDefense):
             epochs=self.epochs,
             lr=self.lr,
             batch_size=self.batch_size,
-            temperature=bench.sampling.temperature or 1.0,
+            temperature=bench.sampling.divisor,
             checks=self.checks,
             keep=self.keep,
         )
@@ -137,7 +137,7 @@ class TrainedHead(LogitDefense):
         def accuracy(edit: HeadEdit | None) -> float:
             if edit is None and clean:
                 return clean[0]
-            rules = () if edit is None else (EditRule(edit, sampling.temperature or 1.0),)
+            rules = () if edit is None else (EditRule(edit, sampling.divisor),)
             seed = derive(bench.seed, "check")
             traces = generate(bench.teacher, problems, task, sampling, seed=seed, rules=rules)
             right = [task.grade(p, t.text).correct for p, t in zip(problems, traces, strict=True)]

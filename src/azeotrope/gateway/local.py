@@ -275,12 +275,12 @@ class LocalUpstream:
 
         `least`: what a defense adds to logits that were divided by the temperature fades with the temperature, so
         that under one it does not go below that at which the defense was bound. There a batch has one temperature,
-        so that requests' are rounded: nobody can make a batch of his own for every request.
+        so that requests' are rounded, in steps from that one: nobody makes a batch of his own for every request.
         """
         wanted = asked.get("temperature")
         temperature = self._temperature if wanted is None else wanted
         if least:
-            temperature = max(least, round(round(temperature / STEP) * STEP, 9))
+            temperature = round(least + STEP * max(0, round((temperature - least) / STEP)), 9)
         return Sampling(
             temperature=temperature,
             top_k=max(0, asked.get("top_k") or 0),

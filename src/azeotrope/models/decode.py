@@ -179,7 +179,7 @@ class Run:
         self.lm, self.drawing, self.record = lm, Drawing(samplings), record
         self.penalty = samplings[0].repetition_penalty
         self.lenient = lenient
-        if rules and self.drawing.temperature is None:
+        if rules and self.drawing.divisor is None:
             raise ConfigError("Rows under a defense need one temperature for all of a batch.")
         if any(one.repetition_penalty != self.penalty for one in samplings):
             raise ConfigError("Rows of one batch need one repetition penalty.")
@@ -241,7 +241,10 @@ class Run:
     @property
     def width(self) -> int:
         """Columns of the teacher's cache that are in use."""
-        return 0 if self._teacher is None else self._teacher.length
+        if self._teacher is None:
+            return 0
+        start, stop = self._teacher.span
+        return stop - start
 
     @property
     def joins(self) -> bool:
@@ -250,8 +253,8 @@ class Run:
 
     def can_join(self, other: Run) -> bool:
         """Whether `join` can take the other's rows: the same model and rules, under rules one temperature too."""
-        temperature = self.drawing.temperature
-        alike = not self.rules or (temperature is not None and temperature == other.drawing.temperature)
+        divisor = self.drawing.divisor
+        alike = not self.rules or (divisor is not None and divisor == other.drawing.divisor)
         same = self.lm is other.lm and self.rules is other.rules and self.penalty == other.penalty
         same = same and self.lenient == other.lenient and alike
         begun = self._tokens_B is not None and other._tokens_B is not None and bool(self.live and other.live)
@@ -306,7 +309,7 @@ class Run:
         """
         if self.record or self.seen_BV is not None or not self.rules or not is_plain(self.lm):
             return self.rules, None
-        head_VD = self.rules[0].edited_head(self.lm, self.drawing.temperature or 1.0)
+        head_VD = self.rules[0].edited_head(self.lm, self.drawing.divisor or 1.0)
         return (self.rules, None) if head_VD is None else (self.rules[1:], head_VD)
 
     def _shape(self, logits_BV: Tensor) -> Tensor:

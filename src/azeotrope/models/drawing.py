@@ -17,7 +17,6 @@ from azeotrope.core.sampling import Sampling
 from azeotrope.maths.hashrng import row_keys, uniforms
 
 _STREAM = 0
-_COLDEST = 1e-4  # below it a draw is the likeliest token, and the quotient could overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,9 @@ class Drawing:
     def __init__(self, samplings: Sequence[Sampling]) -> None:
         self.samplings = tuple(samplings)
         self.one = self.samplings[0] if len(set(self.samplings)) == 1 else None  # where all are alike
-        temperatures = {one.temperature for one in self.samplings}
-        self.temperature = temperatures.pop() if len(temperatures) == 1 else None  # where it is of all rows
-        self._greedy = [one.temperature < _COLDEST for one in self.samplings]
+        divisors = {one.divisor for one in self.samplings}
+        self.divisor = divisors.pop() if len(divisors) == 1 else None  # where it is that of all rows
+        self._greedy = [one.greedy for one in self.samplings]
 
     def select(self, rows: Sequence[int]) -> Drawing:
         """Those of some rows."""
@@ -56,10 +55,9 @@ class Drawing:
 
     def scaled(self, logits_BV: Tensor) -> Tensor:
         """Logits over the temperature; as they are where the likeliest token is taken."""
-        if self.temperature is not None:
-            plain = self.temperature < _COLDEST or self.temperature == 1.0
-            return logits_BV if plain else logits_BV / self.temperature
-        divisors = [max(one.temperature, _COLDEST) for one in self.samplings]
+        if self.divisor is not None:
+            return logits_BV if self.divisor == 1.0 else logits_BV / self.divisor
+        divisors = [one.divisor for one in self.samplings]
         wide = torch.promote_types(logits_BV.dtype, torch.float32)
         divisor_B1 = torch.tensor(divisors, dtype=wide, device=logits_BV.device)[:, None]
         return (logits_BV.to(wide) / divisor_B1).to(logits_BV.dtype)

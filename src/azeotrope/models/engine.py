@@ -14,7 +14,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
@@ -51,6 +52,7 @@ class Ticket:
 class _Cohort:
     run: Run
     tickets: list[Ticket]  # by the rows' indices
+    told: set[int] = field(default_factory=set)  # indices of those that know how they ended
 
     def turn(self) -> bool:
         """Write one more token of every row and hand it over; whether any row is left."""
@@ -71,21 +73,24 @@ class _Cohort:
 
     def take(self, other: _Cohort) -> None:
         """Write the other's rows as well."""
-        tickets = [*self.waiting(), *other.waiting()]
+        tickets = [c.tickets[row.index] for c in (self, other) for row in c.run.live if not row.finished]
         self.run.join(other.run)
-        self.tickets = tickets
+        self.tickets, self.told = tickets, set()
 
     def waiting(self) -> list[Ticket]:
-        """The tickets of rows that are being written, in the rows' order."""
-        return [self.tickets[row.index] for row in self.run.live if not row.finished]
+        """The tickets that do not know yet how they end."""
+        return [ticket for index, ticket in enumerate(self.tickets) if index not in self.told]
 
     def _hand_over(self, row: Row) -> bool:
         ticket = self.tickets[row.index]
         if row.failed:
+            goes_on = False
             ticket.fail(RunError("The model's logits were no longer finite."))
-            return False
-        goes_on = ticket.take(row.ids[-1], row.finished)
-        return goes_on and len(row.ids) < ticket.limit
+        else:
+            goes_on = ticket.take(row.ids[-1], row.finished) and len(row.ids) < ticket.limit
+        if not goes_on or row.finished:
+            self.told.add(row.index)
+        return goes_on
 
 
 class Line:
@@ -170,7 +175,7 @@ class Engine:
         if ticket.rules not in self._rules:
             raise ConfigError(f"The engine has no defenses '{ticket.rules}'.{nearest(ticket.rules, self._rules)}")
         with self._wake:
-            if not self._waiting.room(ticket.owner, self._most):
+            if not self._stopping and not self._waiting.room(ticket.owner, self._most):
                 self._waiting.clear()
             if self._stopping or not self._waiting.room(ticket.owner, self._most):
                 raise RunError("The model's line is full; try again later.")
@@ -192,8 +197,9 @@ class Engine:
         finally:  # also after a bug: whoever waits is told, and nobody else is taken in
             with self._wake:
                 self._stopping = True
-            error = RunError("The model was stopped before it was finished.")
-            _fail([*self._waiting.rest(), *(t for cohort in self._cohorts for t in cohort.waiting())], error)
+                left = self._waiting.rest()
+            left += [ticket for cohort in self._cohorts for ticket in cohort.waiting()]
+            _fail(left, RunError("The model was stopped before it was finished."))
             for cohort in self._cohorts:
                 cohort.run.close()
 
@@ -268,4 +274,5 @@ def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
     """Whatever it is, whoever waits must hear of it."""
     told = error if isinstance(error, RunError) else RunError(f"The model failed ({type(error).__name__}).")
     for ticket in tickets:
-        ticket.fail(told)
+        with suppress(Exception):  # one that cannot be told must not keep it from the others
+            ticket.fail(told)

@@ -38,7 +38,7 @@ def replay(
     """
     order = sorted((i for i in range(len(pairs)) if pairs[i][1]), key=lambda i: -sum(map(len, pairs[i])))
     found: list[Tensor] = [torch.empty(0, lm.vocab_size)] * len(pairs)
-    temperature = sampling.temperature or 1.0
+    temperature = sampling.divisor
     head_VD = rules[0].edited_head(lm, temperature) if len(rules) == 1 and is_plain(lm) else None
     with torch.no_grad():
         for start in range(0, len(order), batch_size):

@@ -88,12 +88,17 @@ class Stepper:
         self.positions_B1 = self.positions_B1.index_select(0, rows)
         self.cache.select(rows)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The columns in which any row has a token: the first, and the one after the last."""
+        return int(self.mask_BC.argmax(-1).min()), self.length
+
     def join(self, other: Stepper) -> None:
         """Take the rows of another walk of the same model behind one's own; it must not be used afterwards.
 
         The shorter walk is padded on the left; columns in which no row has a token are left out.
         """
-        spans = [(int(one.mask_BC.argmax(-1).min()), one.length) for one in (self, other)]
+        spans = [self.span, other.span]
         self.length = max(stop - start for start, stop in spans)
         room = capacity(self.length)
         masks = [
