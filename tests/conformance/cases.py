@@ -51,6 +51,7 @@ SETTINGS: Mapping[str, tuple[Json, ...]] = {
         {**TRAINED, "rank": 3},
         {**TRAINED, "rank": 3, "serve": "unmerged", "maps": 3},
     ),
+    "drawn_map": ({**TRAINED, "rank": 3},),
     "doge": tuple(
         {**TRAINED, **more} for more in ({"more_proxies": ("tiny too",)}, {"rank": 3, "serve": "unmerged"})
     ),

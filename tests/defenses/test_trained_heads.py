@@ -232,5 +232,6 @@ def test_a_map_is_scaled_to_a_divergence() -> None:
     edit, logits = LogitMap(a_VR, b_RV - b_RV.mean(-1, keepdim=True)), torch.randn(50, 9, generator=generator)
     clean = torch.log_softmax(logits.double(), -1)
     for size in (0.0, 0.01, 0.3):
-        moved = torch.log_softmax(matched(shuffled(edit, 1), logits, size).shift(logits, None, 1.0).double(), -1)
+        found = matched(shuffled(edit, 1), lambda e: e.shift(logits, None, 1.0), logits, size)
+        moved = torch.log_softmax(found.shift(logits, None, 1.0).double(), -1)
         assert float(divergences.forward_kl(clean, moved).mean()) == pytest.approx(size, rel=1e-3, abs=1e-6)

@@ -7,7 +7,7 @@ import torch
 
 from azeotrope.maths import cmi
 from azeotrope.models.corpus import Corpus, View
-from azeotrope.models.edit_report import reported
+from azeotrope.models.edit_report import edited, reported
 from azeotrope.models.head_edit import LogitMap
 from tiny import toy_traces
 
@@ -29,7 +29,7 @@ def test_the_standard_error_leaves_out_whole_traces() -> None:
     edit = LogitMap(torch.randn(size, 2, generator=generator), torch.randn(2, size, generator=generator))
     chosen = list(range(4, 24))
     rows = corpus.rows(chosen)
-    told = reported(corpus, rows, edit)
+    told = reported(corpus, rows, edited(corpus, rows, edit))
     after = edit.shift(view.logits_NV, hidden, 1.0)
 
     def change(kept: list[int]) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from azeotrope.core.methods import Maturity
 from azeotrope.defenses.cmi import CMI
+from azeotrope.defenses.trained_head import Accuracy
 from azeotrope.maths import divergences
+from azeotrope.models.corpus import Corpus
+from azeotrope.models.decode import LogitRule
 from azeotrope.models.edit_report import edited, reported
 from azeotrope.models.head_edit import HeadEdit, LogitMap
 from azeotrope.models.head_training import Objective, Trained, Training
@@ -43,29 +47,41 @@ class ShuffledMap(CMI):
         found: Trained,
         objective: Objective,
         training: Training,
-        accuracy: Callable[[HeadEdit | None], float],
+        accuracy: Accuracy,
         seed: int,
     ) -> Trained:
         """Shuffle the map that was trained, and measure it anew."""
         assert isinstance(found.edit, LogitMap)
         corpus, held = objective.corpus, objective.corpus.held_out
         rows_N = corpus.rows(held)
-        logits_NV = corpus.teacher.logits_NV[rows_N]
         size = float(found.notes["kl"])
-        edit = matched(shuffled(found.edit, seed), logits_NV, size)
+        moved = partial(self.moved, corpus)
+        edit = matched(self.disguised(found.edit, seed), moved, corpus.teacher.logits_NV[rows_N], size)
         with torch.no_grad():
-            moved_NV = edited(corpus, rows_N, edit)
+            moved_NV = moved(edit)
             measure = float(objective.held_out(held, rows_N, moved_NV))
             loss = float(cross_entropy(moved_NV / training.temperature, corpus.labels_N[rows_N]))
-        chosen = replace(found.chosen, edit=edit, measure=measure, loss=loss, accuracy=accuracy(edit))
+        chosen = replace(found.chosen, edit=edit, measure=measure, loss=loss, accuracy=accuracy(self.served(edit)))
         notes = {
-            **reported(corpus, rows_N, edit, objective.temperatures),
+            **reported(corpus, rows_N, moved_NV, objective.temperatures),
             "clean_accuracy": found.notes["clean_accuracy"],
             "kept": chosen.accuracy >= found.notes["clean_accuracy"] - self.keep,
             "kl_wanted": size,
             "trained_measure": found.chosen.measure,
         }
         return Trained(edit, chosen, [chosen], found.curve, found.name, notes)
+
+    def disguised(self, edit: LogitMap, seed: int) -> LogitMap:
+        """The trained map without its direction, before it is scaled."""
+        return shuffled(edit, seed)
+
+    def served(self, edit: LogitMap) -> HeadEdit | LogitRule:
+        """What the teacher is served through when its accuracy is measured."""
+        return edit
+
+    def moved(self, corpus: Corpus, edit: LogitMap) -> Tensor:
+        """The teacher's logits on the held-out text as the defense serves them. [N, V]."""
+        return edited(corpus, corpus.rows(corpus.held_out), edit)
 
 
 def shuffled(edit: LogitMap, seed: int) -> LogitMap:
@@ -76,22 +92,22 @@ def shuffled(edit: LogitMap, seed: int) -> LogitMap:
     return replace(edit, a_VR=edit.a_VR[written].contiguous(), b_RV=edit.b_RV[:, read].contiguous())
 
 
-def matched(edit: LogitMap, logits_NV: Tensor, size: float) -> LogitMap:
-    """The map scaled so that it moves the distributions by `size` nats of KL on average.
+def matched(edit: LogitMap, moved: Callable[[LogitMap], Tensor], logits_NV: Tensor, size: float) -> LogitMap:
+    """The map scaled so that `moved` logits are `size` nats of KL from the unmoved ones on average.
 
     If even `LARGEST` times the map does not move them so far, that many times the map.
     """
     clean_NV = torch.log_softmax(logits_NV.double(), -1)
 
-    def moved(scale: float) -> float:
-        moved_NV = edit.scaled(scale).shift(logits_NV, None, 1.0)
-        return float(divergences.forward_kl(clean_NV, torch.log_softmax(moved_NV.double(), -1)).mean())
+    def reached(scale: float) -> float:
+        logs_NV = torch.log_softmax(moved(edit.scaled(scale)).double(), -1)
+        return float(divergences.forward_kl(clean_NV, logs_NV).mean())
 
     high = 1.0
-    while moved(high) < size and high < LARGEST:
+    while reached(high) < size and high < LARGEST:
         high *= 2.0
     low = 0.0
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if moved(middle) < size else (low, middle)
+        low, high = (middle, high) if reached(middle) < size else (low, middle)
     return replace(edit, a_VR=high * edit.a_VR)

@@ -22,6 +22,8 @@ from azeotrope.models.learnable import Learnable, learnable
 from azeotrope.models.lm import LM, check_pair
 from azeotrope.models.sample import generate
 
+Accuracy = Callable[[HeadEdit | LogitRule | None], float]
+
 
 class TrainedHead(LogitDefense):
     """An edit of the head trained by CE + λ·(what the method asks for); the dial `scale` multiplies it.
@@ -60,7 +62,7 @@ class TrainedHead(LogitDefense):
         found: Trained,
         objective: Objective,
         training: Training,
-        accuracy: Callable[[HeadEdit | None], float],
+        accuracy: Accuracy,
         seed: int,
     ) -> Trained:
         """What is made of a trained edit before it is used: nothing, unless a control takes something from it."""
@@ -128,16 +130,20 @@ class TrainedHead(LogitDefense):
             found.append(self.finished(trained, objective, training, accuracy, seed))
         return found
 
-    def _accuracy(self, bench: Bench) -> Callable[[HeadEdit | None], float]:
-        """The teacher's accuracy on holdout problems under an edit at scale 1; without one it is measured once."""
+    def _accuracy(self, bench: Bench) -> Accuracy:
+        """The teacher's accuracy on holdout problems under an edit at scale 1, or a rule that serves it.
+
+        Without one it is measured once.
+        """
         task, sampling = bench.task, bench.sampling
         problems = task.problems("holdout", self.problems, derive(bench.seed, "checks"))
         clean: list[float] = []
 
-        def accuracy(edit: HeadEdit | None) -> float:
+        def accuracy(edit: HeadEdit | LogitRule | None) -> float:
             if edit is None and clean:
                 return clean[0]
-            rules = () if edit is None else (EditRule(edit, sampling.divisor),)
+            rule = EditRule(edit, sampling.divisor) if isinstance(edit, HeadEdit) else edit
+            rules = () if rule is None else (rule,)
             seed = derive(bench.seed, "check")
             traces = generate(bench.teacher, problems, task, sampling, seed=seed, rules=rules)
             right = [task.grade(p, t.text).correct for p, t in zip(problems, traces, strict=True)]

@@ -25,13 +25,17 @@ def edited(corpus: Corpus, rows_N: Tensor, edit: HeadEdit) -> Tensor:
     return edit.shift(view.logits_NV[rows_N], view.hidden_ND[rows_N], 1.0)
 
 
-def reported(corpus: Corpus, rows_N: Tensor, edit: HeadEdit, temperatures: Sequence[float] = ()) -> dict[str, Any]:
+def reported(
+    corpus: Corpus, rows_N: Tensor, after_NV: Tensor, temperatures: Sequence[float] = ()
+) -> dict[str, Any]:
     """Agreement, KL (nats), CMI and NCMI at temperature 1; with `temperatures` also the CMI at each of them.
+
+    `after_NV` are the edited logits of the rows (`edited`).
 
     `cmi_change_se` is the standard error of CMI after minus before, by a delete-a-group jackknife over traces.
     Information is left out where no class has enough tokens.
     """
-    before_NV, after_NV = corpus.teacher.logits_NV[rows_N], edited(corpus, rows_N, edit)
+    before_NV = corpus.teacher.logits_NV[rows_N]
     logs, moved = (torch.log_softmax(z.double(), -1) for z in (before_NV, after_NV))
     report: dict[str, Any] = {
         "agreement": float((before_NV.argmax(-1) == after_NV.argmax(-1)).double().mean()),

@@ -84,14 +84,23 @@ class LogitMap(HeadEdit):
 
     def shift(self, logits_BV: Tensor, hidden_BD: Tensor | None, temperature: float) -> Tensor:
         """See `HeadEdit.shift`."""
-        a_VR, b_RV = self.a_VR.to(logits_BV), self.b_RV.to(logits_BV)
+        return torch.addmm(logits_BV, self._low(logits_BV), self.a_VR.to(logits_BV).T, alpha=self.scale)
+
+    def added(self, logits_BV: Tensor) -> Tensor:
+        """What `shift` adds to the logits, s·A(Bz); finite where tokens are masked. [B, V]."""
+        found: Tensor = self.scale * (self._low(logits_BV) @ self.a_VR.to(logits_BV).T)
+        return found
+
+    def _low(self, logits_BV: Tensor) -> Tensor:
+        """Bz. [B, R]."""
+        b_RV = self.b_RV.to(logits_BV)
         low_BR = logits_BV @ b_RV.T
         if not torch.isfinite(low_BR).all():  # some tokens are masked: they count as average
             masked_BV = logits_BV.isneginf()
             filled_BV = logits_BV.masked_fill(masked_BV, 0.0)
             mean_B1 = filled_BV.sum(-1, keepdim=True) / (~masked_BV).sum(-1, keepdim=True).clamp(min=1)
             low_BR = torch.where(masked_BV, mean_B1, filled_BV) @ b_RV.T
-        return torch.addmm(logits_BV, low_BR, a_VR.T, alpha=self.scale)
+        return low_BR
 
     def tensors(self) -> dict[str, Tensor]:
         """See `HeadEdit.tensors`."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.errors import RunError
 from azeotrope.models.corpus import Corpus
-from azeotrope.models.edit_report import reported
+from azeotrope.models.edit_report import edited, reported
 from azeotrope.models.head_edit import HeadEdit
 from azeotrope.models.learnable import Learnable
 
@@ -149,7 +149,7 @@ def train(
     found = Trained(best.edit, best, checkpoints, loop.curve, objective.name)
     rows_N = corpus.rows(corpus.held_out)
     found.notes = {
-        **reported(corpus, rows_N, best.edit, objective.temperatures),
+        **reported(corpus, rows_N, edited(corpus, rows_N, best.edit), objective.temperatures),
         **objective.report(rows_N, best.edit),
         "clean_accuracy": clean,
         "kept": bool(able),
