@@ -68,6 +68,15 @@ def test_nothing_to_undo_is_left_as_it_is() -> None:
     assert torch.allclose(found.undo(known[0]), centered(known[0]), atol=1e-9)
 
 
+def test_texts_that_no_map_touched_are_left_as_they_are() -> None:
+    known, _, _ = world(1, 40)
+    seen = list(known)
+    found = unmapping.learn(seen, known, 1e-9, 3)
+    assert set(found.owners) == {0, 1, 2}
+    for shown, original in zip(seen, known, strict=True):
+        assert torch.allclose(found.undo(shown), original - original.mean(-1, keepdim=True), atol=1e-6)
+
+
 @pytest.mark.parametrize("maps", [0, 7])
 def test_more_maps_than_texts_are_refused(maps: int) -> None:
     known, seen, _ = world(1, 6)

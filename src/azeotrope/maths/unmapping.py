@@ -84,7 +84,9 @@ def _dealt(added: Sequence[Tensor], maps: int) -> list[int]:
     alike = torch.minimum(alike, alike.T)
     founders = [int(alike.sum(0).argmax())]
     while len(founders) < maps:
-        founders.append(int(alike[:, founders].amax(1).argmin()))
+        nearest_N = alike[:, founders].amax(1)
+        nearest_N[founders] = torch.inf  # texts to which nothing was added are not even like themselves
+        founders.append(int(nearest_N.argmin()))
     owners: list[int] = alike[:, founders].argmax(1).tolist()
     for k, founder in enumerate(founders):  # so that no group is empty
         owners[founder] = k
