@@ -232,7 +232,7 @@ class FakeStages:
     def _before(self, stage: str) -> None:
         if self.log:
             with open(self.log, "a", encoding="utf-8") as handle:
-                handle.write(f"{stage} {os.environ.get('OMP_NUM_THREADS')}\n")
+                handle.write(f"{stage} {os.environ.get('OMP_NUM_THREADS')} {os.environ.get('LD_PRELOAD', '-')}\n")
         time.sleep(self.sleep)
         if self.trouble == f"raise:{stage}":
             raise ZeroDivisionError("seventeen\nsecond line")

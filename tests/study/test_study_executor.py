@@ -13,6 +13,7 @@ from rich.console import Console
 from study_fakes import FakeStages, digest, study
 
 from azeotrope.core.errors import RunError
+from azeotrope.study.allocator import VARIABLE, preloaded
 from azeotrope.study.run import InterruptedRunError, run
 
 DRIVE = Path(__file__).parent / "study_drive.py"
@@ -109,6 +110,42 @@ def test_workers_get_their_thread_count_and_ours_is_restored(tmp_path: Path) -> 
     run(study(), runs=tmp_path, workers=2, threads=3, stages=FakeStages(log=str(log)), console=QUIET)
     assert {line.split()[1] for line in log.read_text().splitlines()} == {"3"}
     assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_workers_get_the_allocator_and_we_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.environ.get("LD_PRELOAD")
+    monkeypatch.setattr("azeotrope.study.executor.preloaded", lambda: "libm.so.6")
+    log = tmp_path / "log"
+    run(study(), runs=tmp_path, workers=2, stages=FakeStages(log=str(log)), console=QUIET)
+    assert {line.split()[2] for line in log.read_text().splitlines()} == {"libm.so.6"}
+    assert os.environ.get("LD_PRELOAD") == before
+
+
+@pytest.mark.parametrize(
+    ("platform", "there", "wish", "given", "wanted"),
+    [
+        ("linux", {"tcmalloc_minimal": "libtcmalloc_minimal.so.4"}, "", "", "libtcmalloc_minimal.so.4"),
+        ("linux", {"mimalloc": "libmimalloc.so.2"}, "", "libx.so", "libmimalloc.so.2:libx.so"),
+        ("linux", {}, "", "", None),
+        ("linux", {}, "/opt/liba.so", "", "/opt/liba.so"),
+        ("linux", {"tcmalloc": "libtcmalloc.so.4"}, "system", "", None),
+        ("linux", {"tcmalloc": "libtcmalloc.so.4"}, "", "/opt/libjemalloc.so.2", None),
+        ("darwin", {"tcmalloc": "libtcmalloc.so.4"}, "", "", None),
+    ],
+)
+def test_which_allocator_is_preloaded(
+    platform: str,
+    there: dict[str, str],
+    wish: str,
+    given: str,
+    wanted: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("ctypes.util.find_library", there.get)
+    monkeypatch.setenv(VARIABLE, wish)
+    monkeypatch.setenv("LD_PRELOAD", given)
+    assert preloaded() == wanted
 
 
 def test_workers_do_not_change_the_numbers(tmp_path: Path) -> None:

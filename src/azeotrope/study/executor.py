@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from azeotrope.core.errors import RunError
+from azeotrope.study.allocator import preloaded
 from azeotrope.study.plan import Step, remaining
 from azeotrope.study.progress import Progress
 from azeotrope.study.specs import Stages
@@ -184,8 +185,11 @@ def _obituary(code: int | None) -> str:
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """Set the thread counts that a child inherits, and restore ours."""
+    """Set the thread counts and the allocator that a child inherits, and restore ours."""
     wanted = {**dict.fromkeys(THREAD_VARIABLES, str(max(1, threads))), "TOKENIZERS_PARALLELISM": "false"}
+    library = preloaded()
+    if library is not None:
+        wanted["LD_PRELOAD"] = library
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
