@@ -127,9 +127,9 @@ def test_workers_get_the_allocator_and_we_do_not(tmp_path: Path, monkeypatch: py
         ("linux", {"tcmalloc_minimal": "libtcmalloc_minimal.so.4"}, "", "", "libtcmalloc_minimal.so.4"),
         ("linux", {"mimalloc": "libmimalloc.so.2"}, "", "libx.so", "libmimalloc.so.2:libx.so"),
         ("linux", {}, "", "", None),
-        ("linux", {}, "/opt/liba.so", "", "/opt/liba.so"),
+        ("linux", {}, "liba.so", "", "liba.so"),
         ("linux", {"tcmalloc": "libtcmalloc.so.4"}, "system", "", None),
-        ("linux", {"tcmalloc": "libtcmalloc.so.4"}, "", "/opt/libjemalloc.so.2", None),
+        ("linux", {"tcmalloc": "libtcmalloc.so.4"}, "", "libjemalloc.so.2", None),
         ("darwin", {"tcmalloc": "libtcmalloc.so.4"}, "", "", None),
     ],
 )
