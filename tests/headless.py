@@ -58,6 +58,7 @@ def browser(profile: Path) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
+        driver.get("about:blank")  # the new tab page goes on loading otherwise
         yield driver
     finally:
         driver.quit()
@@ -80,13 +81,18 @@ def show(driver: Any, page: Path | str, width: int, theme: str, height: int = 90
 
 
 def requests(driver: Any) -> list[str]:
-    """Return the addresses asked for since the page was opened, other than local files and inline data."""
+    """Return the addresses asked for since the page was opened, other than local files and inline data.
+
+    What the browser's own pages ask for is none of the page's: the tab's first page may still be loading.
+    """
     found = []
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
-            url = message["params"]["request"]["url"]
-            if not url.startswith(("file:", "data:", "blob:", "about:", "devtools:")):
+            sent = message["params"]
+            url = sent["request"]["url"]
+            own = sent["documentURL"].startswith(("chrome:", "chrome-untrusted:"))
+            if not own and not url.startswith(("file:", "data:", "blob:", "about:", "devtools:")):
                 found.append(url)
     return found
 

@@ -34,6 +34,14 @@ def test_loads_quietly_and_fits(driver: Any, page: Path, tmp_path: Path, width: 
     headless.screenshot(driver, tmp_path / f"{width}-{theme}.png")
 
 
+def test_a_request_would_be_seen(driver: Any, tmp_path: Path) -> None:
+    page = tmp_path / "loud.html"
+    page.write_text("<img src='http://127.0.0.1:9/loud.png'>")
+    headless.show(driver, page, 1280, "light")
+    assert headless.requests(driver) == ["http://127.0.0.1:9/loud.png"]
+    driver.get_log("browser")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_has_contrast(driver: Any, page: Path, theme: str) -> None:
     headless.show(driver, page, 1280, theme)
