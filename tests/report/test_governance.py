@@ -54,5 +54,5 @@ def test_nothing_to_transfer_is_said(copied: Path) -> None:
 def test_a_single_case_is_told_without_counting_others(copied: Path) -> None:
     edit(copied, TABLE, lambda f: f.head(1).with_columns(p=pl.lit(None), gap_low=pl.lit(None)))
     (found,) = told(load_run(copied))
-    assert "points no interval (n = 120, 5 seeds)." in found.sentence
+    assert "points (no interval) (n = 120, 5 seeds)." in found.sentence
     assert "other cases" not in found.sentence

@@ -9,7 +9,7 @@ import pytest
 
 from azeotrope.report import schemas
 
-TABLES = ("gains", "edits", "recovery", "utility", "governance", "matrix", "detectability")
+TABLES = ("gains", "edits", "predictors", "recovery", "utility", "governance", "matrix", "detectability")
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -2,7 +2,8 @@
 
 Rules. An edit is told once a task, from the arm of the study that names it first, as the range over draws and
 maps. What training lowered or raised is told beside what it cost the teacher; the change in CMI has an interval of
-two standard errors where there is a single edit.
+two standard errors where there is a single edit. Where edits were trained at several settings and draws, what goes
+with the loss of students is told in the order of its strength, as a rank correlation and not as a cause.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from azeotrope.report.load import Run
-from azeotrope.report.wording import Row, Told, tasks_of, where
+from azeotrope.report.wording import Row, Told, above, bounds, tasks_of, where
+
+FEWEST = 8  # releases: with fewer, a rank correlation says little
 
 
 def told(run: Run) -> Sequence[Told]:
@@ -27,7 +30,48 @@ def told(run: Run) -> Sequence[Told]:
             if not seen[key] or seen[key][0]["arm"] == row["arm"]:
                 seen[key].append(row)
         found.append(Told(task, " ".join(_sentence(group) for group in seen.values())))
+        found += _foretold(run, task)
     return found
+
+
+def _foretold(run: Run, task: str) -> list[Told]:
+    """What goes with the loss of each attack's students, for tables with intervals and enough releases."""
+    rows = [] if run.predictors is None else where(run.predictors.iter_rows(named=True), task=task)
+    told = [row for row in rows if row["low"] is not None and row["n"] >= FEWEST]
+    found = []
+    for attack, student in dict.fromkeys((row["attack"], row["student"]) for row in told):
+        mine = where(told, attack=attack, student=student)
+        mine.sort(key=lambda row: -abs(row["rho"]))
+        said = ", ".join(
+            f"{_named(row['predictor'])} {_number(row['rho'], 2)} "
+            f"{bounds(row['low'], row['high'], lambda value: _number(value, 2))}"
+            for row in mine
+        )
+        clear = [row for row in mine if above(row["low"]) or row["high"] < 0.0]
+        verdict = "" if clear else "; none of it is told apart from 0"
+        found.append(
+            Told(
+                f"{task}, {attack}",
+                f"what goes with the loss of {student} (rank correlation over {mine[0]['n']} releases in "
+                f"{mine[0]['n_draws']} draws, no cause): {said}{verdict}.",
+            )
+        )
+    return found
+
+
+def _named(predictor: str) -> str:
+    """The words for a predictor.
+
+    >>> _named("trace_validity lost"), _named("cosine")
+    ('valid steps lost by the teacher', 'cosine')
+    """
+    words = {
+        "teacher_accuracy lost": "accuracy lost by the teacher",
+        "trace_validity lost": "valid steps lost by the teacher",
+        "cmi_change": "change of CMI",
+        "kl": "KL from the teacher",
+    }
+    return words.get(predictor, predictor.replace("loss by", "loss by the students of"))
 
 
 def _sentence(rows: Sequence[Row]) -> str:

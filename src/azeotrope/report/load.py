@@ -27,6 +27,7 @@ class Run:
     costs: pl.DataFrame | None
     gains: pl.DataFrame | None
     edits: pl.DataFrame | None
+    predictors: pl.DataFrame | None
     recovery: pl.DataFrame | None
     utility: pl.DataFrame | None
     governance: pl.DataFrame | None
@@ -64,6 +65,7 @@ def load_run(folder: Path) -> Run:
         costs=_frame(folder / "costs.parquet", schemas.COSTS),
         gains=_rows(folder / "gains.parquet", schemas.GAINS),
         edits=_rows(folder / "edits.parquet", schemas.EDITS),
+        predictors=_rows(folder / "predictors.parquet", schemas.PREDICTORS),
         recovery=_rows(folder / "recovery.parquet", schemas.RECOVERY),
         utility=_rows(folder / "utility.parquet", schemas.UTILITY),
         governance=_rows(folder / "governance.parquet", schemas.GOVERNANCE),

@@ -52,6 +52,10 @@ EDITS: Schema = {
     "kl": pl.Float64, "clean_accuracy": pl.Float64, "accuracy": pl.Float64, "kept": pl.Boolean,
     "chosen_step": pl.Int64, "steps": pl.Int64, "n": pl.Int64, "curve": pl.List(pl.Float64),
 }  # fmt: skip
+PREDICTORS: Schema = {
+    "task": pl.String, "attack": pl.String, "student": pl.String, "predictor": pl.String, "rho": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_draws": pl.Int64,
+}  # fmt: skip
 UTILITY = {
     "task": pl.String, "arm": pl.String, "utility": pl.String, "clean": pl.Float64, "value": pl.Float64,
     "drop": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_draws": pl.Int64,

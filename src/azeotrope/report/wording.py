@@ -25,9 +25,9 @@ def bounds(low: float | None, high: float | None, write: Callable[[float], str] 
     """Write an interval.
 
     >>> bounds(0.1, 0.25), bounds(None, 0.25)
-    ('[+10.0, +25.0]', 'no interval')
+    ('[+10.0, +25.0]', '(no interval)')
     """
-    return "no interval" if low is None or high is None else f"[{write(low)}, {write(high)}]"
+    return "(no interval)" if low is None or high is None else f"[{write(low)}, {write(high)}]"
 
 
 def percent(value: float) -> str:

@@ -23,6 +23,7 @@ from azeotrope.study.governance import governance_table
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
 from azeotrope.study.matrix import matrix_table
 from azeotrope.study.plan import Plan, make_plan, remaining
+from azeotrope.study.predictors import predictors_table
 from azeotrope.study.progress import Progress
 from azeotrope.study.recovery import recovery_table
 from azeotrope.study.specs import STAGES, Stages
@@ -150,6 +151,7 @@ def write_tables(
     The old manifest is removed first, so that a folder with a manifest is always consistent.
     """
     tasks = {task.label: load_task(plan, store, task.label) for task in plan.expansion.tasks}
+    edits = edits_table(plan, store)
     tables = {
         "results": aggregate.results_table(plan, tasks),
         "equal_cost": equal_cost_table(plan, tasks),
@@ -158,7 +160,8 @@ def write_tables(
         "costs": aggregate.costs_table(plan, store),
         "recovery": recovery_table(plan, tasks, store),
         "gains": gains_table(plan, tasks),
-        "edits": edits_table(plan, store),
+        "edits": edits,
+        "predictors": predictors_table(plan, tasks, edits),
         "utility": utility_table(plan, tasks),
         "governance": governance_table(plan, tasks),
         "matrix": matrix_table(plan, tasks),
