@@ -52,13 +52,14 @@ class Scripted(Service):
 
     def __init__(self, *texts: str) -> None:
         super().__init__()
-        self.texts, self.prefixes, self.seeds = list(texts), [], []
+        self.texts, self.prefixes, self.seeds, self.greedy = list(texts), [], [], []
 
     def ask(
         self, problems: Sequence[Problem], *, seed: int, prefix: str = "", greedy: bool = False
     ) -> list[Trace]:
         self.prefixes.append(prefix)
         self.seeds.append(seed)
+        self.greedy.append(greedy)
         text = self.texts.pop(0)
         self.queries += len(problems)
         self.tokens += 7 * len(problems)
@@ -129,6 +130,17 @@ def test_resampling_prefers_right_answers_and_then_likely_ones() -> None:
     assert {t.text for t in lessons.traces} == {right + "zzzz"}
     assert lessons.notes["passed_the_check"] == 12
     assert len(set(service.seeds)) == 2
+
+
+def test_the_likeliest_text_can_be_asked_for_several_times() -> None:
+    service = Scripted("a long", "a long")
+    attack = ResampledSFT(sft=QUICK, queries=3, greedy=True)
+    lessons = attack.prepare(fresh("llama"), said("bad"), around(service))
+    assert service.greedy == [True, True]
+    assert {t.text for t in lessons.traces} == {"a long"}, "two of three answers are alike"
+    plain = Scripted("x", "y")
+    ResampledSFT(sft=QUICK, queries=3).prepare(fresh("llama"), said("bad"), around(plain))
+    assert plain.greedy == [False, False]
 
 
 def test_the_majority_is_of_answers() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,7 +30,9 @@ class ResampledSFT(AdaptiveSFT):
     with the most frequent answer of the problem's own samples; `gold` assumes that the thief knows the
     answers; `none` goes by likelihood alone. The judge is a copy of the base trained for an epoch on the
     release: never the teacher, never a proxy. Having read the released traces, it prefers them a little to fresh
-    ones that pass the same check.
+    ones that pass the same check. With `greedy` the likeliest text is asked for in every further round: the answers
+    then differ only where the defense treats requests apart (`drawn_map`, several maps of `cmi`), and the majority is
+    aimed at just that.
     """
 
     kind: ClassVar[str] = "resampled_sft"
@@ -41,6 +43,14 @@ class ResampledSFT(AdaptiveSFT):
 
     queries: int = Field(default=3, ge=1, description="completions asked per problem, the release included")
     check: Check = Field(default="majority", description="how the thief recognizes a right answer")
+    greedy: bool = Field(default=False, description="ask for the likeliest text in the further rounds")
+
+    def identity(self) -> dict[str, Any]:
+        """As everywhere; `greedy` counts where it is set, so that steps stored before it was there are found."""
+        told = super().identity()
+        if not self.greedy:
+            del told["greedy"]
+        return told
 
     @property
     def budget(self) -> Budget:
@@ -50,7 +60,7 @@ class ResampledSFT(AdaptiveSFT):
     def prepare(self, lm: LM, traces: Sequence[Trace], run: AttackRun) -> Lessons:
         """Ask `queries` − 1 more times and choose."""
         task = run.need_task(self.kind)
-        rounds = ask_again(run.need_service(self.kind), traces, run, self.queries)
+        rounds = ask_again(run.need_service(self.kind), traces, run, self.queries, greedy=self.greedy)
         judge = self.pupil(lm, traces, run, epochs=1)
         scores = [trace_nll(judge, samples) for samples in rounds]
         chosen, right = [], 0
@@ -63,11 +73,13 @@ class ResampledSFT(AdaptiveSFT):
         return Lessons(chosen, notes={"passed_the_check": right})
 
 
-def ask_again(service: Service, traces: Sequence[Trace], run: AttackRun, queries: int) -> list[list[Trace]]:
+def ask_again(
+    service: Service, traces: Sequence[Trace], run: AttackRun, queries: int, *, greedy: bool = False
+) -> list[list[Trace]]:
     """The release and `queries` − 1 further completions of all its problems."""
     rounds = [list(traces)]
     for k in range(1, queries):
-        rounds.append(service.ask(run.problems, seed=derive(run.seed, "resample", k)))
+        rounds.append(service.ask(run.problems, seed=derive(run.seed, "resample", k), greedy=greedy))
     return rounds
 
 
