@@ -30,9 +30,9 @@ class ResampledSFT(AdaptiveSFT):
     with the most frequent answer of the problem's own samples; `gold` assumes that the thief knows the
     answers; `none` goes by likelihood alone. The judge is a copy of the base trained for an epoch on the
     release: never the teacher, never a proxy. Having read the released traces, it prefers them a little to fresh
-    ones that pass the same check. With `greedy` the likeliest text is asked for in every further round: the answers
-    then differ only where the defense treats requests apart (`drawn_map`, several maps of `cmi`), and the majority is
-    aimed at just that.
+    ones that pass the same check. With `greedy` the likeliest text is asked for in every further round: the
+    answers then differ only where the defense treats requests apart (`drawn_map`, several maps of `cmi`), and the
+    majority is aimed at just that.
     """
 
     kind: ClassVar[str] = "resampled_sft"
