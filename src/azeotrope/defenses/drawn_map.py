@@ -33,6 +33,8 @@ class DrawnMap(ShuffledMap):
 
     What it cannot hide: undefended logits span D dimensions only, and what a map adds hardly lies in them, so that
     a linear projection onto them (`inverse_map` learns it from a leak) takes off all but about D/V of it.
+    And texts that differ by request can be put to a vote: the majority of several likeliest ones
+    (`resampled_sft` with `greedy`) needs no logits.
     """
 
     kind: ClassVar[str] = "drawn_map"
