@@ -141,6 +141,8 @@ def test_the_likeliest_text_can_be_asked_for_several_times() -> None:
     plain = Scripted("x", "y")
     ResampledSFT(sft=QUICK, queries=3).prepare(fresh("llama"), said("bad"), around(plain))
     assert plain.greedy == [False, False]
+    assert "greedy" not in ResampledSFT().identity(), "stored steps are found"
+    assert attack.identity()["greedy"] is True
 
 
 def test_the_majority_is_of_answers() -> None:

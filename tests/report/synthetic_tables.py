@@ -47,8 +47,8 @@ def _predictors(task: str) -> Iterator[dict[str, Any]]:
     for name, rho in (("trace_validity lost", 0.86), ("cosine", -0.25), ("loss by sft", 0.9), ("kl", 0.4)):
         row = {"task": task, "student": "llama-small", "predictor": name, "rho": rho}
         bounds = {"low": rho - 0.3, "high": min(1.0, rho + 0.3)}
-        yield {**row, "attack": "gkd", **bounds, "n": 35, "n_draws": 5}
-        yield {**row, "attack": "fkl", **bounds, "n": 6, "n_draws": 3}
+        yield {**row, "attack": "gkd", **bounds, "n": 35, "n_draws": 5, "n_arms": 7}
+        yield {**row, "attack": "fkl", **bounds, "n": 6, "n_draws": 3, "n_arms": 4}
 
 
 def _bounds(value: float, half: float, *names: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from azeotrope.study.run import run
 from azeotrope.study.specs import AttackSpec, ReleaseSpec
 
 PROXIES = ("a", "b", "c", "d")
+LATER = (*PROXIES, "e")
 
 
 class Linked(FakeStages):
@@ -31,10 +32,10 @@ class Linked(FakeStages):
         told = json.loads((out / "info.json").read_text())
         for member in spec.arm:
             if member["kind"] == "ads":
-                place = PROXIES.index(member["proxy"])
+                place = LATER.index(member["proxy"])
                 told["cmi"] = {
                     **record(0.1 * place),
-                    "kl": 1.0 - 0.1 * place - 0.01 * spec.draw,
+                    "kl": 1.0 - 0.1 * place - 0.25 * (spec.draw % 2),
                     "cmi_change": 0.3,
                 }
         (out / "info.json").write_text(json.dumps(told))
@@ -60,9 +61,9 @@ def test_what_goes_with_the_loss_is_found(tmp_path: Path) -> None:
     assert found.schema == pl.Schema(SCHEMA)
     rows = {row["predictor"]: row for row in found.iter_rows(named=True)}
     assert rows["cosine"]["rho"] > 0.9
-    assert rows["kl"]["rho"] < -0.9
-    assert (rows["cosine"]["n"], rows["cosine"]["n_draws"]) == (12, 3)
-    assert rows["cosine"]["low"] <= rows["cosine"]["rho"] <= rows["cosine"]["high"]
+    assert -0.95 < rows["kl"]["rho"] < -0.6
+    assert (rows["kl"]["n"], rows["kl"]["n_draws"], rows["kl"]["n_arms"]) == (12, 3, 4)
+    assert rows["cosine"]["low"] is None, "a perfect order has no interval"
     assert "cmi_change" not in rows, "a measure that is the same everywhere predicts nothing"
 
 
@@ -72,6 +73,38 @@ def test_edits_at_another_strength_do_not_count(tmp_path: Path) -> None:
     assert found.filter(pl.col("predictor") == "cosine")["n"].to_list() == [12]
     both = [{"compose": [{"kind": "ads", "lam": 1.0, "proxy": n}, {"kind": "temperature"}]} for n in PROXIES]
     assert table(tmp_path, Linked(), defenses=both, name="both").is_empty()
+    assert len(pl.read_parquet(tmp_path / "both" / "edits.parquet")) == 12
+
+
+def test_two_settings_are_no_correlation(tmp_path: Path) -> None:
+    few = [{"kind": "ads", "lam": 1.0, "proxy": name} for name in PROXIES[:3]]
+    assert table(tmp_path, Linked(), defenses=few).is_empty()
+
+
+class Mixed(Linked):
+    """Two methods whose measures share a name, several edits in one arm, and an arm without valid steps."""
+
+    def release(self, spec: ReleaseSpec, out: Path) -> None:
+        super().release(spec, out)
+        proxies = [member["proxy"] for member in spec.arm if member["kind"] == "ads"]
+        told = json.loads((out / "info.json").read_text())
+        if "b" in proxies:
+            told["other"] = told.pop("cmi")
+            samples = pl.read_parquet(out / "samples.parquet")
+            samples.with_columns(valid_share=pl.lit(None, pl.Float64)).write_parquet(out / "samples.parquet")
+        if "d" in proxies:
+            told["cmi"] = {"maps": 2, "each": [record(-0.1), record(-0.2)]}
+        (out / "info.json").write_text(json.dumps(told))
+
+    def attack(self, spec: AttackSpec, release_dir: Path, out: Path) -> None:
+        FakeStages.attack(self, spec, release_dir, out)
+
+
+def test_only_what_has_one_scale_everywhere_is_correlated(tmp_path: Path) -> None:
+    found = table(tmp_path, Mixed(), defenses=[{"kind": "ads", "lam": 1.0, "proxy": name} for name in LATER])
+    assert set(found["n_arms"]) == {4}, "not the arm with several edits"
+    assert "kl" in set(found["predictor"])
+    assert not {"cosine", "trace_validity lost"} & set(found["predictor"])
 
 
 def test_without_edits_the_table_is_empty(tmp_path: Path) -> None:
@@ -106,8 +139,24 @@ def test_intervals_cover_what_is_true() -> None:
         return first, truth * first + np.sqrt(1 - truth**2) * own[1].ravel()
 
     everything = spearman(*pair(20_000))
-    covered = 0
-    for _ in range(200):
-        _, low, high = correlation(*pair(5), draws.astype(np.float64), 0.95)
-        covered += low <= everything <= high
-    assert 0.88 <= covered / 200 <= 1.0
+    found = np.array([correlation(*pair(5), (draws,), 0.95) for _ in range(200)])
+    covered = np.mean((found[:, 1] <= everything) & (everything <= found[:, 2]))
+    assert covered >= 0.88
+    assert np.median(found[:, 2] - found[:, 1]) < 0.9, "and they say something"
+
+
+def test_intervals_allow_for_other_settings() -> None:
+    """What seven settings do to both without a link must not pass for one: the second way of grouping."""
+    rng = np.random.default_rng(11)
+    draws, arms = np.repeat(np.arange(5), 7), np.tile(np.arange(7), 5)
+
+    def excluded(groupings: tuple[np.ndarray, ...]) -> float:
+        hits = 0
+        for _ in range(150):
+            first, second = (rng.normal(size=7)[arms] + 0.5 * rng.normal(size=35) for _ in range(2))
+            _, low, high = correlation(first, second, groupings, 0.95)
+            hits += low > 0 or high < 0
+        return hits / 150
+
+    assert excluded((draws,)) > 0.2, "draws alone are misled"
+    assert excluded((draws, arms)) < 0.12

@@ -35,28 +35,29 @@ def told(run: Run) -> Sequence[Told]:
 
 
 def _foretold(run: Run, task: str) -> list[Told]:
-    """What goes with the loss of each attack's students, for tables with intervals and enough releases."""
+    """What goes with the loss of each attack's students, where there are intervals and enough releases."""
     rows = [] if run.predictors is None else where(run.predictors.iter_rows(named=True), task=task)
     told = [row for row in rows if row["low"] is not None and row["n"] >= FEWEST]
     found = []
     for attack, student in dict.fromkeys((row["attack"], row["student"]) for row in told):
         mine = where(told, attack=attack, student=student)
         mine.sort(key=lambda row: -abs(row["rho"]))
-        said = ", ".join(
-            f"{_named(row['predictor'])} {_number(row['rho'], 2)} "
-            f"{bounds(row['low'], row['high'], lambda value: _number(value, 2))}"
-            for row in mine
+        clear = [_correlated(row) for row in mine if above(row["low"]) or row["high"] < 0.0]
+        open_ = [_correlated(row) for row in mine if not (above(row["low"]) or row["high"] < 0.0)]
+        first = mine[0]
+        said = (
+            f"rank correlation with the loss of {student}, over {first['n']} releases ({first['n_arms']} "
+            f"settings, {first['n_draws']} draws; no cause): {', '.join(clear) or 'nothing told apart from 0'}"
         )
-        clear = [row for row in mine if above(row["low"]) or row["high"] < 0.0]
-        verdict = "" if clear else "; none of it is told apart from 0"
-        found.append(
-            Told(
-                f"{task}, {attack}",
-                f"what goes with the loss of {student} (rank correlation over {mine[0]['n']} releases in "
-                f"{mine[0]['n_draws']} draws, no cause): {said}{verdict}.",
-            )
-        )
+        if open_:
+            said += f"; not told apart from 0: {', '.join(open_)}"
+        found.append(Told(f"{task}, {attack}", f"{said}."))
     return found
+
+
+def _correlated(row: Row) -> str:
+    bracket = bounds(row["low"], row["high"], lambda value: _number(value, 2))
+    return f"{_named(row['predictor'])} {_number(row['rho'], 2)} {bracket}"
 
 
 def _named(predictor: str) -> str:

@@ -54,7 +54,7 @@ EDITS: Schema = {
 }  # fmt: skip
 PREDICTORS: Schema = {
     "task": pl.String, "attack": pl.String, "student": pl.String, "predictor": pl.String, "rho": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_draws": pl.Int64,
+    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_draws": pl.Int64, "n_arms": pl.Int64,
 }  # fmt: skip
 UTILITY = {
     "task": pl.String, "arm": pl.String, "utility": pl.String, "clean": pl.Float64, "value": pl.Float64,

@@ -1,17 +1,20 @@
 """Does what is measured of a trained edit say what a student will lose? Rank correlations over edits.
 
 One release is one point: a study that trains the edits of a method again for every draw, at several settings, has
-settings × draws of them. Edits of one draw share its students, so the draw is the unit of the interval: a
-jackknife over draws of Fisher's z = atanh ρ, with Student's t. It says nothing about causes.
+settings × draws of them. Edits of one draw share its students, and those of one setting whatever it does to all
+of them, so that points are not independent either way. The interval is the wider of two: jackknives over draws
+and over settings of Fisher's z = atanh ρ, with Student's t. It is not adjusted for the number of predictors, and
+says nothing about causes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from azeotrope.maths import stats
@@ -31,12 +34,14 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "high": pl.Float64,
     "n": pl.Int64,
     "n_draws": pl.Int64,
+    "n_arms": pl.Int64,
 }
 METRIC = "student_accuracy"
 OF_EDIT = ("held_out", "cmi_change", "kl")
 OF_TEACHER = ("teacher_accuracy", "trace_validity")
 FEWEST_DRAWS = 3  # below it, no interval
-_EDGE = 1e-6  # ρ = ±1 has no finite z
+FEWEST_ARMS = 4  # below it, a difference of two or three settings would pass for a correlation
+_EDGE = 1.0 - 1e-9  # ρ = ±1 has no finite z
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ def predictors_table(plan: Plan, tasks: Mapping[str, TaskData], edits: pl.DataFr
     Predictors are the method's own measure on held-out text ("cosine", ...), the change in CMI, the divergence
     from the teacher (nats), what the teacher loses of accuracy and of valid steps ("... lost"), and what the
     students of each other attack lose ("loss by ..."). Releases count whose edit is served alone and at the
-    strength at which it was measured; at least four are needed, and values that differ.
+    strength at which it was measured; they must be of `FEWEST_ARMS` settings, and their values differ.
     """
     rows = [row for task, data in tasks.items() for row in _task_rows(plan, task, data, edits)]
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
@@ -71,26 +76,40 @@ def spearman(first: Floats, second: Floats) -> float:
     return float(np.clip((a @ b) / scale, -1.0, 1.0)) if scale else float("nan")
 
 
-def correlation(measure: Floats, loss: Floats, draws: Floats, confidence: float) -> tuple[float, float, float]:
-    """Return ρ of `measure` and `loss` (N,) with its jackknife bounds over `draws` (N,), NaN if there are none."""
+def correlation(
+    measure: Floats, loss: Floats, groupings: Sequence[Sequence[object]], confidence: float
+) -> tuple[float, float, float]:
+    """Return Spearman's ρ of `measure` and `loss` (N,) with bounds, NaN where there are none.
+
+    `groupings` name every point's group, once for each way in which points belong together. The bounds are around
+    the estimate itself, not around the jackknife's correction of it.
+    """
     rho = spearman(measure, loss)
-    names = np.unique(draws)
-    if len(names) < FEWEST_DRAWS:
+    halves = [_half_width(measure, loss, np.array(names, dtype=str), confidence) for names in groupings]
+    if not np.isfinite([rho, *halves]).all():
         return rho, float("nan"), float("nan")
-    without = np.array([spearman(measure[draws != one], loss[draws != one]) for one in names])
-    whole, others = (np.arctanh(np.clip(value, _EDGE - 1, 1 - _EDGE)) for value in (rho, without))
-    found = stats.student_t(stats.pseudo_values(float(whole), others), confidence)
-    if found.n_seeds < len(names):  # a draw without which nothing varies
-        return rho, float("nan"), float("nan")
-    half = (found.high - found.low) / 2  # around the estimate itself, not the jackknife's correction of it
-    return rho, float(np.tanh(whole - half)), float(np.tanh(whole + half))
+    z, half = float(np.arctanh(rho)), max(halves)
+    return rho, float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def _half_width(measure: Floats, loss: Floats, groups: NDArray[np.str_], confidence: float) -> float:
+    """Half the width of the jackknife's interval of atanh ρ over groups; NaN if too few, or perfectly ordered."""
+    names = np.unique(groups)
+    kept = [groups != name for name in names]
+    values = np.array([spearman(measure, loss), *(spearman(measure[k], loss[k]) for k in kept)])
+    if len(names) < FEWEST_DRAWS or not (np.abs(values) < _EDGE).all():
+        return float("nan")
+    z = np.arctanh(values)
+    found = stats.student_t(stats.pseudo_values(float(z[0]), z[1:]), confidence)
+    return (found.high - found.low) / 2
 
 
 def _task_rows(plan: Plan, task: str, data: TaskData, edits: pl.DataFrame) -> Iterator[Row]:
     points = _points(plan, task, data, edits)
-    if len(points.places) < 4:
+    arms, draws = ([place[k] for place in points.places] for k in (0, 1))
+    counts = {"n": len(arms), "n_draws": len(set(draws)), "n_arms": len(set(arms))}
+    if counts["n_arms"] < FEWEST_ARMS:
         return
-    draws = np.array([draw for _, draw in points.places])
     for student in plan.study.students:
         losses = {
             attack.label: np.array([_loss(data, place, attack.label, student.family) for place in points.places])
@@ -101,12 +120,11 @@ def _task_rows(plan: Plan, task: str, data: TaskData, edits: pl.DataFrame) -> It
             for name, values in {**points.measures, **others}.items():
                 if not (np.isfinite(values).all() and np.isfinite(loss).all()):
                     continue
-                rho, low, high = correlation(values, loss, draws, plan.study.analysis.confidence)
+                rho, low, high = correlation(values, loss, (draws, arms), plan.study.analysis.confidence)
                 if np.isfinite(rho):
                     yield {
                         **{"task": task, "attack": attack, "student": student.family, "predictor": name},
-                        **{"rho": rho, "low": low, "high": high},
-                        **{"n": len(values), "n_draws": len(np.unique(draws))},
+                        **{"rho": rho, "low": low, "high": high, **counts},
                     }
 
 
@@ -116,14 +134,13 @@ def _points(plan: Plan, task: str, data: TaskData, edits: pl.DataFrame) -> Point
     places = [(row["arm"], row["draw"]) for row in rows]
     alone = [row for row, place in zip(rows, places, strict=True) if places.count(place) == 1]
     kept = tuple((row["arm"], row["draw"]) for row in alone)
-    own = {row["measure"] for row in alone}
+    own = {(row["defense"], row["measure"]) for row in alone}
     measures = {name: np.array([row[name] for row in alone], dtype=np.float64) for name in OF_EDIT}
-    if len(own) == 1:
-        measures = {own.pop() if name == "held_out" else name: values for name, values in measures.items()}
-    else:
-        del measures["held_out"]  # measures of different methods are no common scale
+    held_out = measures.pop("held_out")
+    if len(own) == 1:  # those of different methods are no common scale, whatever they are called
+        measures = {own.pop()[1]: held_out, **measures}
     for name in OF_TEACHER:
-        if kept and name in data.teachers[UNDEFENDED]:
+        if all(name in data.teachers[arm] for arm in {UNDEFENDED, *(arm for arm, _ in kept)}):
             measures[f"{name} lost"] = np.array([_lost(data, place, name) for place in kept])
     return Points(kept, measures)
 
