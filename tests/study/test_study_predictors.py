@@ -63,7 +63,8 @@ def test_what_goes_with_the_loss_is_found(tmp_path: Path) -> None:
     assert rows["cosine"]["rho"] > 0.9
     assert -0.95 < rows["kl"]["rho"] < -0.6
     assert (rows["kl"]["n"], rows["kl"]["n_draws"], rows["kl"]["n_arms"]) == (12, 3, 4)
-    assert rows["cosine"]["low"] is None, "a perfect order has no interval"
+    for row in rows.values():
+        assert row["low"] <= row["rho"] <= row["high"]
     assert "cmi_change" not in rows, "a measure that is the same everywhere predicts nothing"
 
 
@@ -125,6 +126,13 @@ def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
         assert np.isnan(mine)
     else:
         assert mine == pytest.approx(spearmanr(first, second).statistic, abs=1e-12)
+
+
+def test_a_perfect_order_has_no_interval() -> None:
+    values, draws = np.arange(12.0), np.repeat(np.arange(3), 4)
+    rho, low, high = correlation(values, -(values**2), (draws,), 0.95)
+    assert rho == -1.0
+    assert np.isnan([low, high]).all()
 
 
 def test_intervals_cover_what_is_true() -> None:
