@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from azeotrope.maths import stats
 from azeotrope.maths.stats import Floats
@@ -39,7 +39,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 METRIC = "student_accuracy"
 OF_EDIT = ("held_out", "cmi_change", "kl")
 OF_TEACHER = ("teacher_accuracy", "trace_validity")
-FEWEST_DRAWS = 3  # below it, no interval
+FEWEST_GROUPS = 3  # of draws or settings; below it, no interval
 FEWEST_ARMS = 4  # below it, a difference of two or three settings would pass for a correlation
 _EDGE = 1.0 - 1e-9  # ρ = ±1 has no finite z
 
@@ -71,9 +71,9 @@ def spearman(first: Floats, second: Floats) -> float:
     >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([5.0, 4.0, 3.0]))
     -1.0
     """
-    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(np.clip((a @ b) / scale, -1.0, 1.0)) if scale else float("nan")
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
 
 
 def correlation(
@@ -95,9 +95,11 @@ def correlation(
 def _half_width(measure: Floats, loss: Floats, groups: NDArray[np.str_], confidence: float) -> float:
     """Half the width of the jackknife's interval of atanh ρ over groups; NaN if too few, or perfectly ordered."""
     names = np.unique(groups)
+    if len(names) < FEWEST_GROUPS:
+        return float("nan")
     kept = [groups != name for name in names]
     values = np.array([spearman(measure, loss), *(spearman(measure[k], loss[k]) for k in kept)])
-    if len(names) < FEWEST_DRAWS or not (np.abs(values) < _EDGE).all():
+    if not (np.abs(values) < _EDGE).all():
         return float("nan")
     z = np.arctanh(values)
     found = stats.student_t(stats.pseudo_values(float(z[0]), z[1:]), confidence)
@@ -147,9 +149,10 @@ def _points(plan: Plan, task: str, data: TaskData, edits: pl.DataFrame) -> Point
 
 def _lost(data: TaskData, place: tuple[str, int], metric: str) -> float:
     arm, draw = place
-    return float(
-        np.nanmean(data.teachers[UNDEFENDED][metric][draw]) - np.nanmean(data.teachers[arm][metric][draw])
-    )
+    before, after = (data.teachers[name][metric][draw] for name in (UNDEFENDED, arm))
+    if np.isnan(before).all() or np.isnan(after).all():
+        return float("nan")
+    return float(np.nanmean(before) - np.nanmean(after))
 
 
 def _loss(data: TaskData, place: tuple[str, int], attack: str, family: str) -> float:
