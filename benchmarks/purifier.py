@@ -6,6 +6,8 @@ Trains `cmi` with its defaults on the embedded teacher (holdout traces included)
 and the teacher's accuracy. Then the cosine of two LM-head gradients is taken by the Gram trick and with the
 gradients themselves, forward and backward, on random errors in the shapes of a 7 B model's head: reported are the
 largest tensor that either makes, in elements of the V × D gradient, and the growth of the process's peak memory.
+Last, the map is trained for an epoch on random inputs of heads in the shape of SmolLM-135M's, text in pieces as it
+always is and held whole: growth of peak memory, time, and what was trained.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from decode_cost import machine, machine_line, table
@@ -24,14 +26,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from azeotrope.core.sampling import Sampling
+from azeotrope.core.types import Trace
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.cmi import CMI
 from azeotrope.maths import lowrank
-from azeotrope.models.lm import load
+from azeotrope.models import corpus
+from azeotrope.models.head_training import Training, train
+from azeotrope.models.learnable import LearnableMap
+from azeotrope.models.lm import LM, load
+from azeotrope.models.purify import Cosine
+from azeotrope.models.tail import Tail
 from azeotrope.study.service import make_task
 
 SHAPE = (256, 152064, 3584)  # tokens, vocabulary and width: a batch of Qwen2.5-7B's head
 BAR = 300.0  # seconds
+TEXT = (48, 200, 49152, 576)  # traces, tokens of each, vocabulary and width: SmolLM-135M's head
+RANK = 32
 
 
 class Largest(TorchDispatchMode):
@@ -55,6 +65,9 @@ def explicit(first_NV: Tensor, second_NV: Tensor, hidden_ND: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
 
 
+FORMS = {"Gram trick": lowrank.cosine, "gradients": explicit}
+
+
 def footprint(form: Callable[..., Tensor], shape: tuple[int, int, int]) -> dict[str, float]:
     """Largest tensor, and growth of peak memory beyond the inputs, forward and backward."""
     n, size, width = shape
@@ -75,10 +88,53 @@ def footprint(form: Callable[..., Tensor], shape: tuple[int, int, int]) -> dict[
     }
 
 
-def apart(name: str, shape: tuple[int, int, int]) -> dict[str, float]:
+def apart(form: Callable[..., Any], *args: Any) -> Any:
     """In a process of its own, so that peaks do not add up."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(footprint, ({"Gram trick": lowrank.cosine, "gradients": explicit}[name], shape))
+        return pool.apply(form, args)
+
+
+def text(shape: tuple[int, int, int, int]) -> corpus.Corpus:
+    """Random inputs of two heads, and labels, in the shape of a corpus."""
+    traces, length, size, width = shape
+    generator = torch.Generator().manual_seed(0)
+    n = traces * length
+    views = []
+    for _ in range(2):
+        head = torch.nn.Linear(width, size, bias=False)
+        torch.nn.init.normal_(head.weight, std=0.05, generator=generator)
+        views.append(corpus.View(torch.randn(n, width, generator=generator), Tail(head)))
+    empty = Trace(problem_id="", prompt="", text="", finished=True, n_tokens=length)
+    return corpus.Corpus(
+        traces=(empty,) * traces,
+        slices=tuple(slice(i * length, (i + 1) * length) for i in range(traces)),
+        labels_N=torch.randint(0, 20, (n,), generator=generator),
+        reasoning_N=torch.ones(n, dtype=torch.bool),
+        teacher=views[0],
+        others=(views[1],),
+    )
+
+
+def held(whole: bool, shape: tuple[int, int, int, int], threads: int) -> dict[str, Any]:
+    """Growth of peak memory over an epoch of training, and what was trained."""
+    torch.set_num_threads(threads)
+    if whole:
+        corpus.ROOM = 2**60
+    objective = Cosine(
+        text(shape), LearnableMap(shape[2], RANK, seed=1), cast(LM, None)
+    )  # its head is in the text
+    plan = Training(epochs=1, batch_size=shape[0] // 3, checks=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    trained = train(objective, plan, seed=1, accuracy=lambda edit: 1.0)
+    seconds = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "megabytes": (after - before) / 1024,
+        "seconds": seconds,
+        "cosine": trained.chosen.measure,
+        "kl": trained.notes["kl"],
+    }
 
 
 def trained(kind: str, quick: bool) -> dict[str, Any]:
@@ -113,6 +169,17 @@ def markdown(report: dict[str, Any]) -> str:
         [name, f"{row['largest']:.3f}", f"{row['megabytes']:.0f} MB", f"{row['cosine']:.5f}"]
         for name, row in report["memory"].items()
     ]
+    traces, length, size_, width_ = report["text"]
+    pieces = [
+        [
+            name,
+            f"{row['megabytes']:,.0f} MB",
+            f"{row['seconds']:.0f} s",
+            f"{row['cosine']:.5f}",
+            f"{row['kl']:.5f}",
+        ]
+        for name, row in report["held"].items()
+    ]  # fmt: skip
     return (
         "\n\n".join(
             [
@@ -126,6 +193,10 @@ def markdown(report: dict[str, Any]) -> str:
                 f"backward; errors and inputs given ({n / width:.3f} of a gradient each). Largest tensor in "
                 "gradients (V × D), growth of peak memory in a process of its own.",
                 table(["form", "largest tensor", "memory", "cosine"], memory),
+                f"An epoch of training the map: {traces} traces of {length} tokens, a third of them a step, heads "
+                f"of {size_:,} × {width_:,}; the logits of the text would take "
+                f"{2 * 4 * traces * length * size_ / 1e6:,.0f} MB of the two models.",
+                table(["text", "memory", "time", "cosine, held out", "KL, nats"], pieces),
             ]
         )
         + "\n"
@@ -142,12 +213,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     tasks = ("lookup", "arithmetic") if args.task == "both" else (args.task,)
-    shape = (64, 4096, 128) if args.quick else SHAPE
+    shape, text_shape = ((64, 4096, 128), (24, 40, 4096, 64)) if args.quick else (SHAPE, TEXT)
     report: dict[str, Any] = {
         "command": " ".join(["python benchmarks/purifier.py", *(argv or [])]),
         "machine": machine(),
         "shape": shape,
-        "memory": {name: apart(name, shape) for name in ("Gram trick", "gradients")},
+        "memory": {name: apart(footprint, form, shape) for name, form in FORMS.items()},
+        "text": text_shape,
+        "held": {name: apart(held, name == "whole", text_shape, args.threads) for name in ("in pieces", "whole")},
         "training": [trained(kind, args.quick) for kind in tasks],
     }
     print(markdown(report))

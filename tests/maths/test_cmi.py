@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
@@ -53,6 +55,39 @@ def test_against_loops(temperature: float) -> None:
     assert found.separation == pytest.approx(gamma, rel=1e-9)
     assert found.ncmi == pytest.approx(inside / gamma, rel=1e-9)
     assert cmi.entropy_form(logits, labels, temperature=temperature, least=2) == pytest.approx(inside, rel=1e-9)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_samples_may_come_in_pieces(piece: int) -> None:
+    logits, labels = sample(seed=8)
+    asked: list[int] = []
+
+    def rows(index: torch.Tensor) -> torch.Tensor:
+        asked.append(len(index))
+        return logits[index]
+
+    found = cmi.information(rows, labels, temperature=0.5, least=2, piece=piece)
+    whole = cmi.information(logits, labels, temperature=0.5, least=2)
+    assert asdict(found) == pytest.approx(asdict(whole), rel=1e-12)
+    assert max(asked) <= piece
+    logits[3] = float("nan")
+    for estimate in (cmi.information, partial(cmi.without_each, groups_N=labels)):
+        with pytest.raises(ConfigError, match="not finite"):
+            estimate(rows, labels, least=2, piece=piece)
+
+
+@pytest.mark.parametrize("piece", [5, 1000])
+def test_without_each_group_in_turn(piece: int) -> None:
+    logits, labels = sample(seed=9)
+    logits[4, 2] = float("-inf")
+    groups = torch.arange(len(labels)) % 4
+    found = cmi.without_each(logits, labels, groups, least=24, piece=piece)
+    expected = [cmi.information(logits[groups != g], labels[groups != g], least=24).cmi for g in range(4)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+    kept = [len(list(cmi.classes(labels[groups != g], 24))) for g in range(4)]
+    assert min(kept) < len(list(cmi.classes(labels, 24))), "a class that is large enough with all groups only"
+    with pytest.raises(ConfigError, match="without some group"):
+        cmi.without_each(logits, labels, labels.clamp(max=0), least=20)
 
 
 def test_zero_if_and_only_if_outputs_agree_within_classes() -> None:

@@ -47,7 +47,7 @@ def written_out(found: Corpus, head: Learnable, extra: Callable[[Tensor, Tensor]
             rows = torch.cat(
                 [torch.arange(found.slices[i].start, found.slices[i].stop) for i in order[start : start + 8]]
             )
-            moved = head.moved(found.teacher.logits_NV[rows], found.teacher.hidden_ND[rows])
+            moved = head.moved(found.teacher.logits(rows), found.teacher.hidden_ND[rows])
             logs = torch.log_softmax(moved / 0.7, -1)
             loss = -logs[torch.arange(len(rows)), found.labels_N[rows]].mean()
             if extra is not None:
@@ -84,8 +84,8 @@ def test_purified_logits_follow_their_objective_to_the_letter() -> None:
     def extra(rows: Tensor, moved: Tensor) -> Tensor:
         labels = torch.nn.functional.one_hot(found.labels_N[rows], moved.shape[1]).float()
         gradients = []
-        for target in (found.teacher.logits_NV[rows], moved):
-            error = student.logits_NV[rows].softmax(-1) - 0.7 * labels - 0.3 * target.softmax(-1)
+        for target in (found.teacher.logits(rows), moved):
+            error = student.logits(rows).softmax(-1) - 0.7 * labels - 0.3 * target.softmax(-1)
             gradients.append((error.T @ student.hidden_ND[rows]).flatten())
         return 2.0 * torch.nn.functional.cosine_similarity(*gradients, dim=0)
 
@@ -123,7 +123,7 @@ def test_a_first_edit_is_none_and_seeds_decide() -> None:
     teacher, found = corpus()
     for rank in (0, 3):
         head = learnable(teacher, rank, 1)
-        z = found.teacher.logits_NV
+        z = found.teacher.logits(slice(None))
         assert torch.equal(head.moved(z, found.teacher.hidden_ND), z)
         make = EVERY["repulsion"]
         first, again, other = (

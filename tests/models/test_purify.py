@@ -17,7 +17,7 @@ from azeotrope.models.corpus import read
 from azeotrope.models.head_edit import HeadEdit, LogitMap
 from azeotrope.models.head_training import Trained, Training, train
 from azeotrope.models.learnable import learnable
-from azeotrope.models.purify import Cosine, Layer, block, block_cosine, head_cosine
+from azeotrope.models.purify import Cosine, Layer, block, block_gradients, cosine, head_cosine
 from models.learning_drive import always
 from tiny import fresh, toy_traces
 
@@ -87,12 +87,16 @@ def test_the_block_gradient_is_that_of_the_loss() -> None:
     corpus = read(surrogate, [surrogate], traces(4))
     rows = corpus.rows([0, 1, 2])
     error = torch.randn(len(rows), surrogate.vocab_size, generator=torch.Generator().manual_seed(0))
-    assert block_cosine(surrogate, some, error, error).item() == pytest.approx(1.0, abs=1e-5)
-    assert block_cosine(surrogate, some, error, -2.0 * error).item() == pytest.approx(-1.0, abs=1e-5)
+
+    def turned(clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return cosine(*block_gradients(surrogate, some, clean, other))
+
+    assert turned(error, error).item() == pytest.approx(1.0, abs=1e-5)
+    assert turned(error, -2.0 * error).item() == pytest.approx(-1.0, abs=1e-5)
     moving = error.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(block_cosine(surrogate, some, error.roll(1, 0), moving), moving)
+    (gradient,) = torch.autograd.grad(turned(error.roll(1, 0), moving), moving)
     step = 1e-2 * gradient / gradient.norm()
-    up, down = (float(block_cosine(surrogate, some, error.roll(1, 0), error + s * step)) for s in (1, -1))
+    up, down = (float(turned(error.roll(1, 0), error + s * step)) for s in (1, -1))
     assert (up - down) / 2e-2 == pytest.approx(float(gradient.norm()), rel=0.05)
 
 
@@ -130,12 +134,12 @@ def test_the_layer_is_a_block_by_its_number() -> None:
     surrogate = fresh("gpt2", spread=0.2)
     corpus = read(surrogate, [surrogate], traces(4))
     rows = corpus.rows([0, 1, 2])
-    moved = corpus.teacher.logits_NV[rows].roll(1, 0)
+    moved = corpus.teacher.logits(rows).roll(1, 0)
 
-    def cosine(layer: Layer) -> float:
+    def measure(layer: Layer) -> float:
         found = Cosine(corpus, learnable(surrogate, 2, 0), surrogate, layer=layer)
         return found.measure([0, 1, 2], rows, moved).item()
 
     count = surrogate.model.config.num_hidden_layers
-    assert cosine(count - 1) == cosine("block")
-    assert len({cosine(0), cosine("block"), cosine("head")}) == 3
+    assert measure(count - 1) == measure("block")
+    assert len({measure(0), measure("block"), measure("head")}) == 3

@@ -29,7 +29,7 @@ def brute(objective: Repulsion, chosen: list[int]) -> float:
                 continue
             p = torch.softmax(moved[position] / objective.alpha, -1).tolist()
             for view in found.others:
-                q = torch.softmax(view.logits_NV[row] / objective.alpha, -1).tolist()
+                q = torch.softmax(view.logits(slice(row, row + 1))[0] / objective.alpha, -1).tolist()
                 kl = math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
                 values.append(min(kl, objective.cap))
     return math.fsum(values) / len(values)

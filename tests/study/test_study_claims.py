@@ -283,8 +283,29 @@ def test_attacks_below_others() -> None:
     assert (verdict, sizes) == (NOT_SUPPORTED, pytest.approx([0.2, -0.1]))
     assert effects[1] == "sft(epochs=6) at most 10 points above sft"
     assert three_attacks({**above, "slack": 0.25}, values)[0] == SUPPORTED
+    assert three_attacks({**above, "slack": 0.18}, values)[0] == NOT_SUPPORTED, "the slack is the margin"
     with pytest.raises(ConfigError, match="none of the attacks"):
         three_attacks({**rule, "references": ["stf"]}, values)
+
+
+@pytest.mark.parametrize(("slack", "said"), [(0.06, SUPPORTED), (0.04, NOT_SUPPORTED), (0.0, NOT_SUPPORTED)])
+def test_a_defense_may_cost_the_teacher_so_much(slack: float, said: str) -> None:
+    rule = {"rule": "spares", "arm": "ads(lam=0.1", "slack": slack}
+    (verdict,), (finding,) = verdicts(trial(rule), STUDENTS, TEACHERS)
+    assert (verdict.verdict, finding.value) == (said, pytest.approx(slack - 0.05))
+    assert finding.effect == f"teacher accuracy lost is at most {100 * slack:g} points"
+    fewer = {**rule, "utility": "wrong_statements", "slack": 0.3}  # of which there are .2 more
+    assert only(trial(fewer)) == SUPPORTED
+    with pytest.raises(ConfigError, match="no measure 'accuracies'"):
+        only(trial({**rule, "utility": "accuracies"}))
+
+
+def test_a_cost_around_the_slack_is_inconclusive() -> None:
+    found = trial({"rule": "below", "arm": "ads(lam=0.1", "attacks": ["sft"], "references": ["sft"],
+                   "reference_arm": "none", "slack": 0.01})  # fmt: skip
+    above = {**STUDENTS, "ads(lam=0.1": 0.92}
+    assert only(found, above) == NOT_SUPPORTED
+    assert only(found, above, noise=0.03) == INCONCLUSIVE, "though the interval is below the trial's margin"
 
 
 def test_only_some_attacks_may_restore() -> None:

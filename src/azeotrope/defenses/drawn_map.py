@@ -5,6 +5,7 @@ Shapes: N tokens, V vocabulary, R rank.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -16,6 +17,7 @@ from azeotrope.core.methods import Maturity
 from azeotrope.core.types import Paper
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.shuffled_map import ShuffledMap
+from azeotrope.maths.cmi import Rows
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.decode import LogitRule
 from azeotrope.models.edit_draw import DrawnEditRule, DrawnEdits
@@ -57,13 +59,17 @@ class DrawnMap(ShuffledMap):
         """See `ShuffledMap.disguised`: the tokens are dealt when a request comes."""
         return edit
 
-    def moved(self, corpus: Corpus, edit: LogitMap) -> Tensor:
-        """See `ShuffledMap.moved`: every text through a map of its own."""
-        parts = []
-        for i in corpus.held_out:
-            drawn = DrawnEdits(edit, torch.tensor([i]))
-            parts.append(drawn.shift(corpus.teacher.logits_NV[corpus.slices[i]]))
-        return torch.cat(parts)
+    def moved(self, corpus: Corpus, edit: LogitMap) -> Rows:
+        """See `ShuffledMap.moved`: every text through a map of its own. Held-out rows only."""
+        held = corpus.held_out
+        drawn = DrawnEdits(edit, torch.tensor(held))
+
+        def moved(rows_N: Tensor) -> Tensor:
+            mine = copy(drawn)
+            mine.select(corpus.owners(rows_N) - held.start)
+            return mine.shift(corpus.teacher.logits(rows_N))
+
+        return moved
 
     def served(self, edit: LogitMap) -> LogitRule:
         """See `ShuffledMap.served`."""

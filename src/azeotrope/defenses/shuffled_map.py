@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from azeotrope.core.methods import Maturity
 from azeotrope.defenses.cmi import CMI
 from azeotrope.defenses.trained_head import Accuracy
-from azeotrope.maths import divergences
+from azeotrope.maths.cmi import Rows
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.decode import LogitRule
-from azeotrope.models.edit_report import edited, reported
+from azeotrope.models.edit_report import divergence, edited, reported
 from azeotrope.models.head_edit import HeadEdit, LogitMap
-from azeotrope.models.head_training import Objective, Trained, Training
+from azeotrope.models.head_training import Objective, Trained, Training, cross_entropy
 
 HALVINGS = 30
 LARGEST = 64.0  # times the trained map; more is not looked for
@@ -55,15 +52,17 @@ class ShuffledMap(CMI):
         corpus, held = objective.corpus, objective.corpus.held_out
         rows_N = corpus.rows(held)
         size = float(found.notes["kl"])
-        moved = partial(self.moved, corpus)
-        edit = matched(self.disguised(found.edit, seed), moved, corpus.teacher.logits_NV[rows_N], size)
-        with torch.no_grad():
-            moved_NV = moved(edit)
-            measure = float(objective.held_out(held, rows_N, moved_NV))
-            loss = float(cross_entropy(moved_NV / training.temperature, corpus.labels_N[rows_N]))
+
+        def reached(edit: LogitMap) -> float:
+            return divergence(corpus, rows_N, self.moved(corpus, edit))
+
+        edit = matched(self.disguised(found.edit, seed), reached, size)
+        moved = self.moved(corpus, edit)
+        measure = objective.held_out(held, moved)
+        loss = cross_entropy(corpus, held, moved, training.temperature)
         chosen = replace(found.chosen, edit=edit, measure=measure, loss=loss, accuracy=accuracy(self.served(edit)))
         notes = {
-            **reported(corpus, rows_N, moved_NV, objective.temperatures),
+            **reported(corpus, rows_N, moved, objective.temperatures),
             "clean_accuracy": found.notes["clean_accuracy"],
             "kept": chosen.accuracy >= found.notes["clean_accuracy"] - self.keep,
             "kl_wanted": size,
@@ -79,9 +78,9 @@ class ShuffledMap(CMI):
         """What the teacher is served through when its accuracy is measured."""
         return edit
 
-    def moved(self, corpus: Corpus, edit: LogitMap) -> Tensor:
-        """The teacher's logits on the held-out text as the defense serves them. [N, V]."""
-        return edited(corpus, corpus.rows(corpus.held_out), edit)
+    def moved(self, corpus: Corpus, edit: LogitMap) -> Rows:
+        """The teacher's logits as the defense serves them."""
+        return edited(corpus, edit)
 
 
 def shuffled(edit: LogitMap, seed: int) -> LogitMap:
@@ -92,22 +91,16 @@ def shuffled(edit: LogitMap, seed: int) -> LogitMap:
     return replace(edit, a_VR=edit.a_VR[written].contiguous(), b_RV=edit.b_RV[:, read].contiguous())
 
 
-def matched(edit: LogitMap, moved: Callable[[LogitMap], Tensor], logits_NV: Tensor, size: float) -> LogitMap:
-    """The map scaled so that `moved` logits are `size` nats of KL from the unmoved ones on average.
+def matched(edit: LogitMap, reached: Callable[[LogitMap], float], size: float) -> LogitMap:
+    """The map scaled until what it moves the teacher by (`reached`, nats of KL) is `size`.
 
-    If even `LARGEST` times the map does not move them so far, that many times the map.
+    If even `LARGEST` times the map does not move it so far, that many times the map.
     """
-    clean_NV = torch.log_softmax(logits_NV.double(), -1)
-
-    def reached(scale: float) -> float:
-        logs_NV = torch.log_softmax(moved(edit.scaled(scale)).double(), -1)
-        return float(divergences.forward_kl(clean_NV, logs_NV).mean())
-
     high = 1.0
-    while reached(high) < size and high < LARGEST:
+    while reached(edit.scaled(high)) < size and high < LARGEST:
         high *= 2.0
     low = 0.0
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if reached(middle) < size else (low, middle)
+        low, high = (middle, high) if reached(edit.scaled(middle)) < size else (low, middle)
     return replace(edit, a_VR=high * edit.a_VR)

@@ -14,7 +14,7 @@ Shapes: N samples, V vocabulary, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,9 @@ from azeotrope.core.errors import ConfigError
 from azeotrope.maths.checks import require_logits
 
 MIN_COUNT = 20
+PIECE = 2**15  # samples whose outputs are held at a time
+
+Rows = Callable[[Tensor], Tensor]  # the logits [n, V] of samples with the given indices
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -47,14 +50,23 @@ class Information:
 
 
 def information(
-    logits_NV: Tensor, labels_N: Tensor, *, temperature: float = 1.0, least: int = MIN_COUNT
+    logits_NV: Tensor | Rows,
+    labels_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    least: int = MIN_COUNT,
+    piece: int = PIECE,
 ) -> Information:
     """Estimate from logits and labels, using classes with at least `least` samples.
+
+    Instead of logits, a function that makes those of given samples (indices [n] → [n, V]): it is asked for at most
+    `piece` of them at a time, twice for larger classes.
 
     Raises ConfigError for a temperature that is not positive, `least` below 2, logits that are not finite, or if
     no class is large enough.
     """
-    require_logits(logits_NV, "a CMI estimate")
+    if isinstance(logits_NV, Tensor):
+        require_logits(logits_NV, "a CMI estimate")
     if not temperature > 0.0:
         raise ConfigError(f"The temperature of a CMI estimate must be positive, not {temperature}.")
     if least < 2:
@@ -62,22 +74,16 @@ def information(
     groups = list(classes(labels_N, least))
     if not groups:
         raise ConfigError(f"No class has {least} samples; give more text or lower `least`.")
-    inside = loo = entropy = 0.0
-    sums, logs, sizes = [], [], []
+    inside = loo = entropy = within = 0.0
+    sums_V = logs_V = torch.zeros((), dtype=torch.float64)
     for index in groups:
-        logs_nV = torch.log_softmax(logits_NV[index].double() / temperature, -1)
-        probs_nV = logs_nV.exp()
-        own_n = _entropy(probs_nV, logs_nV)
-        centroid_V = probs_nV.mean(0)
-        inside += float(_cross(probs_nV, centroid_V).sum() - own_n.sum())
-        others_nV = (probs_nV.sum(0) - probs_nV) / (len(index) - 1)
-        loo += float(_cross(probs_nV, others_nV.clamp(min=torch.finfo(torch.float64).tiny)).sum() - own_n.sum())
-        entropy += float(own_n.sum())
-        sums.append(probs_nV.sum(0))
-        logs.append(_finite(logs_nV).sum(0))
-        sizes.append(len(index))
-    n = sum(sizes)
-    separation = _separation(torch.stack(sums), torch.stack(logs), n)
+        one = _class(_outputs(logits_NV, index, temperature, piece), len(index))
+        inside, loo, entropy = inside + one.inside, loo + one.loo, entropy + one.entropy
+        sums_V, logs_V = sums_V + one.sum_V, logs_V + one.logs_V
+        within -= float(one.sum_V @ one.logs_V)
+    n = sum(len(index) for index in groups)
+    # Γ = 1/N² Σ_{y_m ≠ y_n} H(P_m, P_n): all pairs minus those within a class.
+    separation = max(0.0, (-float(sums_V @ logs_V) - within) / n**2)
     cmi = max(0.0, inside / n)
     return Information(
         cmi=cmi,
@@ -90,6 +96,83 @@ def information(
         classes=len(groups),
         covered=n / max(1, len(labels_N)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Sums over the samples of one class: divergence from its mean and from the others', entropy, P and log P."""
+
+    inside: float
+    loo: float
+    entropy: float
+    sum_V: Tensor
+    logs_V: Tensor
+
+
+def _class(outputs: Callable[[], Iterable[Tensor]], n: int) -> _Class:
+    entropy = 0.0
+    sum_V = finite_V = torch.zeros((), dtype=torch.float64)
+    for logs_nV in outputs():
+        probs_nV = logs_nV.exp()
+        entropy += float(_entropy(probs_nV, logs_nV).sum())
+        sum_V, finite_V = sum_V + probs_nV.sum(0), finite_V + _finite(logs_nV).sum(0)
+    inside = loo = -entropy
+    for logs_nV in outputs():
+        probs_nV = logs_nV.exp()
+        inside += float(_cross(probs_nV, sum_V / n).sum())
+        others_nV = (sum_V - probs_nV) / (n - 1)
+        loo += float(_cross(probs_nV, others_nV.clamp(min=torch.finfo(torch.float64).tiny)).sum())
+    return _Class(inside, loo, entropy, sum_V, finite_V)
+
+
+def _outputs(
+    logits_NV: Tensor | Rows, index: Tensor, temperature: float, piece: int
+) -> Callable[[], Iterable[Tensor]]:
+    """log P of some samples [n, V] in float64, piece by piece, as often as it is asked for."""
+
+    def read(part: Tensor) -> Tensor:
+        z_nV = logits_NV[part] if isinstance(logits_NV, Tensor) else logits_NV(part)
+        require_logits(z_nV, "a CMI estimate")
+        return torch.log_softmax(z_nV.double() / temperature, -1)
+
+    parts = torch.split(index, piece)
+    if len(parts) == 1:
+        kept = [read(parts[0])]
+        return lambda: kept
+    return lambda: map(read, parts)
+
+
+def without_each(
+    logits_NV: Tensor | Rows, labels_N: Tensor, groups_N: Tensor, *, least: int = MIN_COUNT, piece: int = PIECE
+) -> Tensor:
+    """The plug-in at temperature 1 without the samples of each group 0 … G − 1 in turn. float64 [G].
+
+    One pass over the outputs, by the entropy form. Raises ConfigError for logits that are not finite, or if no
+    class is large enough without some group.
+    """
+    count = int(groups_N.max()) + 1
+    total_G, n_G = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
+    for index in classes(labels_N, least):
+        sizes_G = torch.bincount(groups_N[index], minlength=count)
+        own_G = torch.zeros(count, dtype=torch.float64)
+        sums_GV: Tensor | None = None
+        for part_n, logs_nV in zip(
+            torch.split(index, piece), _outputs(logits_NV, index, 1.0, piece)(), strict=True
+        ):
+            probs_nV, mine_n = logs_nV.exp(), groups_N[part_n]
+            own_G.index_add_(0, mine_n, _entropy(probs_nV, logs_nV))
+            sums_GV = probs_nV.new_zeros(count, probs_nV.shape[1]) if sums_GV is None else sums_GV
+            sums_GV.index_add_(0, mine_n, probs_nV)
+        assert sums_GV is not None
+        left_G = len(index) - sizes_G
+        mean_GV = ((sums_GV.sum(0) - sums_GV) / left_G.clamp(min=1)[:, None]).clamp(min=0.0)
+        spread_G = left_G * _entropy(mean_GV, mean_GV.log()) - (own_G.sum() - own_G)
+        enough_G = left_G >= least
+        total_G += torch.where(enough_G, spread_G, 0.0)
+        n_G += torch.where(enough_G, left_G, 0)
+    if not (n_G > 0).all():
+        raise ConfigError(f"No class has {least} samples without some group; give more text or lower `least`.")
+    return (total_G / n_G).clamp(min=0.0)
 
 
 def classes(labels_N: Tensor, least: int) -> Iterator[Tensor]:
@@ -191,10 +274,3 @@ def _cross(probs_nV: Tensor, reference: Tensor) -> Tensor:
 
 def _finite(logs: Tensor) -> Tensor:
     return logs.clamp(min=-745.0)  # the logarithm of the smallest float64
-
-
-def _separation(sums_CV: Tensor, logs_CV: Tensor, n: int) -> float:
-    """Γ = 1/N² Σ_{y_m ≠ y_n} H(P_m, P_n), from class sums: all pairs minus those within a class."""
-    every = -float(sums_CV.sum(0) @ logs_CV.sum(0))
-    within = -float((sums_CV * logs_CV).sum())
-    return max(0.0, (every - within) / n**2)

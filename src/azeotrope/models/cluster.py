@@ -19,9 +19,10 @@ from torch import Tensor
 from azeotrope.core.errors import ConfigError
 from azeotrope.core.seeds import derive
 from azeotrope.maths import cmi, divergences
+from azeotrope.maths.cmi import Rows
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.head_edit import HeadEdit
-from azeotrope.models.head_training import Objective
+from azeotrope.models.head_training import Measure, Objective
 from azeotrope.models.learnable import Learnable
 
 FLOOR = 1e-12  # least probability of a centroid: a divergence from it stays below 28 nats
@@ -78,12 +79,25 @@ class Clusters(Objective):
 
     def measure(self, chosen: Sequence[int], rows_N: Tensor, moved_NV: Tensor) -> Tensor:
         """See `Objective.measure`; 0 where the chosen traces have no token of any class."""
-        powers = sorted(self.rng.sample(self.powers, self.draws))
-        return self.spread(rows_N, moved_NV, powers, self.tables)
+        return self._drawn()(chosen, rows_N, moved_NV)
 
-    def held_out(self, chosen: Sequence[int], rows_N: Tensor, moved_NV: Tensor) -> Tensor:
+    def shares(self, parts: Sequence[Sequence[int]]) -> Measure:
+        """See `Objective.shares`: all parts at the same powers."""
+        return self.weighed(parts, self._drawn())
+
+    def _drawn(self) -> Measure:
+        powers = sorted(self.rng.sample(self.powers, self.draws))
+        return lambda _, rows_N, moved_NV: self.spread(rows_N, moved_NV, powers, self.tables)
+
+    def counted(self, rows_N: Tensor) -> int:
+        """See `Objective.counted`."""
+        return int((self.places_N[rows_N] >= 0).sum())
+
+    @torch.no_grad()
+    def held_out(self, chosen: Sequence[int], moved: Rows) -> float:
         """See `Objective.held_out`; draws no random number, so checkpoints do not change the training."""
-        return self.spread(rows_N, moved_NV, self.powers, self.centroids())
+        tables = self.centroids()
+        return self.mean(chosen, lambda _, rows_N: self.spread(rows_N, moved(rows_N), self.powers, tables))
 
     def report(self, rows_N: Tensor, edit: HeadEdit) -> dict[str, Any]:
         """How many classes there are, and the share of held-out tokens that belong to them."""
@@ -110,9 +124,9 @@ class Clusters(Objective):
     def centroids(self) -> dict[float, cmi.Centroids]:
         """Class means of the training outputs under the edit as it is, by power."""
         count_C = torch.bincount(self.places_N[self.known_N], minlength=len(self.classes_C))
-        view = self.corpus.teacher.logits_NV
-        sums = {alpha: view.new_zeros(len(count_C), view.shape[1]) for alpha in self.powers}
-        for rows_N in torch.split(self.known_N, CHUNK):
+        first_NV = self.corpus.teacher.logits(self.known_N[:1])
+        sums = {alpha: first_NV.new_zeros(len(count_C), first_NV.shape[1]) for alpha in self.powers}
+        for rows_N in torch.split(self.known_N, min(CHUNK, self.corpus.piece)):
             moved_NV, places_N = self.moved(rows_N), self.places_N[rows_N]
             for alpha, sums_CV in sums.items():
                 sums_CV.index_add_(0, places_N, cmi.power(moved_NV, alpha).exp())

@@ -21,6 +21,7 @@ from azeotrope.core.errors import ConfigError
 from azeotrope.maths import lowrank
 from azeotrope.models.decode import Batch, LogitRule, Session, StepView
 from azeotrope.models.lm import LM
+from azeotrope.models.tail import soft_cap, tail
 
 
 class HeadEdit(ABC):
@@ -180,7 +181,9 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
 
     Raises ConfigError for a model that bends its logits after the head: an edit of them is no edit of the head.
     """
-    factor = _factor(lm)
+    if soft_cap(lm) is not None:
+        raise ConfigError(f"'{lm.ref}' bends its logits after the head, so no edit of them can be folded into it.")
+    factor = tail(lm).factor
     model = copy.deepcopy(lm.model)
     edited = LM(model, lm.tokenizer, lm.ref, f"{lm.revision}+edit")
     if model.config.tie_word_embeddings:
@@ -192,31 +195,6 @@ def merged(lm: LM, edit: HeadEdit) -> LM:
         if bias is not None:
             edited.head.bias.add_(bias)
     return edited
-
-
-def _bends(lm: LM) -> bool:
-    """Whether the model's logits are not its head's (Gemma 2's cap)."""
-    return bool(getattr(lm.model.config, "final_logit_softcapping", None))
-
-
-def _factor(lm: LM) -> float:
-    """What the model multiplies its head's output by to have its logits (Granite, Cohere), 1 for most.
-
-    Tried on two tokens. Raises ConfigError where the logits are no multiple of what the head gives.
-    """
-    outputs: list[Tensor] = []
-    handle = lm.head.register_forward_hook(lambda module, given, output: outputs.append(output.detach()))
-    ids = torch.tensor([[0, 1]], device=lm.model.device)
-    try:
-        with torch.no_grad():
-            logits = lm.model(input_ids=ids, use_cache=False).logits.double()
-    finally:
-        handle.remove()
-    raw = outputs[0].double() if len(outputs) == 1 else torch.zeros_like(logits)
-    factor = float((logits * raw).sum() / raw.square().sum().clamp(min=1e-300))
-    if _bends(lm) or not torch.allclose(logits, factor * raw, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
-        raise ConfigError(f"'{lm.ref}' bends its logits after the head, so no edit of them can be folded into it.")
-    return 1.0 if abs(factor - 1.0) < 1e-3 else factor
 
 
 class EditRule(LogitRule, Session):
@@ -231,7 +209,7 @@ class EditRule(LogitRule, Session):
 
     def edited_head(self, lm: LM, temperature: float) -> Tensor | None:
         """W + ΔW; see `LogitRule.edited_head`."""
-        if not self.merge or self.edit.bias(lm) is not None or _bends(lm):
+        if not self.merge or self.edit.bias(lm) is not None or soft_cap(lm) is not None:
             return None
         if self._head_VD is None:
             self._head_VD = lm.head.weight.detach() + self.edit.change(lm)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from azeotrope.core.errors import RunError
+from azeotrope.maths.cmi import Rows
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.edit_report import edited, reported
 from azeotrope.models.head_edit import HeadEdit
@@ -44,6 +45,9 @@ class Training:
     keep: float = 0.01
 
 
+Measure = Callable[[Sequence[int], Tensor, Tensor], Tensor]
+
+
 class Objective(ABC):
     """What a method adds to the cross-entropy: a measure of the edited logits, and which way it should go.
 
@@ -61,9 +65,40 @@ class Objective(ABC):
     def measure(self, chosen: Sequence[int], rows_N: Tensor, moved_NV: Tensor) -> Tensor:
         """The measure on the chosen traces, given their rows and edited logits: a scalar with its gradient."""
 
-    def held_out(self, chosen: Sequence[int], rows_N: Tensor, moved_NV: Tensor) -> Tensor:
+    def counted(self, rows_N: Tensor) -> int:
+        """Of how many of the rows the measure is a mean."""
+        return len(rows_N)
+
+    def parts(self, chosen: Sequence[int]) -> list[list[int]]:
+        """The traces of a step in pieces whose logits are held at a time."""
+        return list(self.corpus.parts(chosen))
+
+    def shares(self, parts: Sequence[Sequence[int]]) -> Measure:
+        """A function of a part, its rows and edited logits, whose sum over the parts is the measure of them all.
+
+        So is the sum of its gradients. Asked for once a step.
+        """
+        return self.weighed(parts, self.measure)
+
+    def weighed(self, parts: Sequence[Sequence[int]], mean: Measure) -> Measure:
+        """`shares` for what is a mean over counted rows."""
+        total = max(1, sum(self.counted(self.corpus.rows(part)) for part in parts))
+        return lambda part, rows_N, moved_NV: mean(part, rows_N, moved_NV) * (self.counted(rows_N) / total)
+
+    @torch.no_grad()
+    def held_out(self, chosen: Sequence[int], moved: Rows) -> float:
         """The measure on traces that are not trained on, by which checkpoints are compared."""
-        return self.measure(chosen, rows_N, moved_NV)
+        return self.mean(chosen, lambda part, rows_N: self.measure(part, rows_N, moved(rows_N)))
+
+    def mean(self, chosen: Sequence[int], value: Callable[[Sequence[int], Tensor], Tensor]) -> float:
+        """The mean over counted tokens of what `value` gives for some traces and their rows, piece by piece."""
+        total, count = 0.0, 0
+        for part in self.corpus.parts(chosen):
+            rows_N = self.corpus.rows(part)
+            if n := self.counted(rows_N):
+                total += n * float(value(part, rows_N))
+                count += n
+        return total / max(1, count)
 
     def begin(self, epoch: int) -> None:  # noqa: B027 - most objectives keep nothing between steps
         """Called before the first step of every epoch (0, 1, ...): renew what goes with the edit as it is."""
@@ -75,7 +110,7 @@ class Objective(ABC):
     def moved(self, rows_N: Tensor) -> Tensor:
         """The teacher's logits under the edit as it is now. [N, V]."""
         view = self.corpus.teacher
-        return self.head.moved(view.logits_NV[rows_N], view.hidden_ND[rows_N])
+        return self.head.moved(view.logits(rows_N), view.hidden_ND[rows_N])
 
 
 @dataclass(slots=True)
@@ -149,7 +184,7 @@ def train(
     found = Trained(best.edit, best, checkpoints, loop.curve, objective.name)
     rows_N = corpus.rows(corpus.held_out)
     found.notes = {
-        **reported(corpus, rows_N, edited(corpus, rows_N, best.edit), objective.temperatures),
+        **reported(corpus, rows_N, edited(corpus, best.edit), objective.temperatures),
         **objective.report(rows_N, best.edit),
         "clean_accuracy": clean,
         "kept": bool(able),
@@ -177,30 +212,45 @@ class _Loop:
         rate = min(1.0, progress / 0.1) * 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress - 0.1) / 0.9))
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * rate
-        rows_N = self.objective.corpus.rows(chosen)
-        moved_NV = self.objective.moved(rows_N)
-        loss = self._cross_entropy(rows_N, moved_NV)
-        measure = self.objective.measure(chosen, rows_N, moved_NV)
-        total = loss + self.training.lam * self.objective.sign * measure
-        if not torch.isfinite(total):
-            raise RunError("The edit of the head diverged in training; lower `lr`.")
-        parameters = self.objective.head.parameters
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
-            parameter.grad = gradient
+        self.optimizer.zero_grad()
+        self.curve.append(self._backward(chosen))
         self.optimizer.step()
-        self.curve.append(float(measure.detach()))
+
+    def _backward(self, chosen: Sequence[int]) -> float:
+        """Add up the gradients of some traces, piece by piece; the measure on them."""
+        objective, training, corpus = self.objective, self.training, self.objective.corpus
+        parts, parameters, measure = objective.parts(chosen), objective.head.parameters, 0.0
+        shares, tokens = objective.shares(parts), len(corpus.rows(chosen))
+        for part in parts:
+            rows_N = corpus.rows(part)
+            moved_NV = objective.moved(rows_N)
+            # The text is as likely as it was when it was drawn.
+            loss = F.cross_entropy(moved_NV / training.temperature, corpus.labels_N[rows_N])
+            share = shares(part, rows_N, moved_NV)
+            total = loss * (len(rows_N) / tokens) + training.lam * objective.sign * share
+            if not torch.isfinite(total):
+                raise RunError("The edit of the head diverged in training; lower `lr`.")
+            for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            measure += float(share.detach())
+        return measure
 
     def measure(self, chosen: Sequence[int]) -> tuple[float, float]:
         """Measure and cross-entropy on other traces."""
-        with torch.no_grad():
-            rows_N = self.objective.corpus.rows(chosen)
-            moved_NV = self.objective.moved(rows_N)
-            found = self.objective.held_out(chosen, rows_N, moved_NV)
-            return float(found), float(self._cross_entropy(rows_N, moved_NV))
+        objective = self.objective
+        found = objective.held_out(chosen, objective.moved)
+        return found, cross_entropy(objective.corpus, chosen, objective.moved, self.training.temperature)
 
-    def _cross_entropy(self, rows_N: Tensor, moved_NV: Tensor) -> Tensor:
-        """Of the edited logits at the sampling temperature: the text is as likely as it was when it was drawn."""
-        return F.cross_entropy(moved_NV / self.training.temperature, self.objective.corpus.labels_N[rows_N])
+
+@torch.no_grad()
+def cross_entropy(corpus: Corpus, chosen: Sequence[int], moved: Rows, temperature: float) -> float:
+    """Of moved logits on some traces, at the temperature at which the text was drawn, in nats a token."""
+    total, count = 0.0, 0
+    for part in corpus.parts(chosen):
+        rows_N = corpus.rows(part)
+        total += float(F.cross_entropy(moved(rows_N) / temperature, corpus.labels_N[rows_N], reduction="sum"))
+        count += len(rows_N)
+    return total / max(1, count)
 
 
 def _order(chosen: range, training: Training, rng: Random) -> Iterator[tuple[int, list[int]]]:

@@ -45,20 +45,26 @@ class Repulsion(Objective):
         reasons_N = self.corpus.reasoning_N[rows_N]
         if not reasons_N.any():
             return moved_NV.new_zeros(())
-        proxies = [view.logits_NV[rows_N[reasons_N]] for view in self.corpus.others]
+        proxies = [view.logits(rows_N[reasons_N]) for view in self.corpus.others]
         return divergence(moved_NV[reasons_N], proxies, self.alpha).clamp(max=self.cap).mean()
+
+    def counted(self, rows_N: Tensor) -> int:
+        """See `Objective.counted`."""
+        return int(self.corpus.reasoning_N[rows_N].sum())
 
     def report(self, rows_N: Tensor, edit: HeadEdit) -> dict[str, Any]:
         """The divergence (not capped) where the teacher reasons and where it answers, before and after."""
         corpus = self.corpus
         reasons_N = corpus.reasoning_N[rows_N]
         report: dict[str, Any] = {"reasoning_share": float(reasons_N.double().mean())}
-        proxies = [view.logits_NV[rows_N] for view in corpus.others]
-        for name, z_NV in (
-            ("before", corpus.teacher.logits_NV[rows_N]),
-            ("after", edited(corpus, rows_N, edit)),
-        ):
-            found_PN = divergence(z_NV, proxies, self.alpha)
+        for name, logits in (("before", corpus.teacher.logits), ("after", edited(corpus, edit))):
+            found_PN = torch.cat(
+                [
+                    divergence(logits(part_n), [view.logits(part_n) for view in corpus.others], self.alpha)
+                    for part_n in torch.split(rows_N, corpus.piece)
+                ],
+                dim=1,
+            )
             report[f"divergence_reasoning_{name}"] = float(found_PN[:, reasons_N].mean())
             if not reasons_N.all():
                 report[f"divergence_rest_{name}"] = float(found_PN[:, ~reasons_N].mean())

@@ -25,6 +25,7 @@ from azeotrope.study.claims import (
     EqualCost,
     Grows,
     Restored,
+    Spares,
     Surrogate,
     Weaker,
     Withstands,
@@ -146,6 +147,8 @@ def ground(claim: Claim, scene: Scene) -> Ground:
         return Ground([_asymmetric(rule, scene)])
     if isinstance(rule, Surrogate):
         return Ground([_surrogate(rule, scene)])
+    if isinstance(rule, Spares):
+        return Ground([_spares(rule, scene)])
     return _withstands(rule, scene)
 
 
@@ -234,10 +237,21 @@ def _below(rule: Below, scene: Scene) -> Ground:
         )
         if rule.slack:
             name = f"{weak} at most {100 * rule.slack:g} points above {strong}"
-            effects.append(Effect(name, draws + rule.slack, units + rule.slack))
+            effects.append(Effect(name, draws + rule.slack, units + rule.slack, margin=0.0))
         else:
             effects.append(Effect(f"{weak} below {strong}", draws, units))
     return Ground(effects)
+
+
+def _spares(rule: Spares, scene: Scene) -> Effect:
+    """The slack minus what the arm costs the teacher."""
+    arm = _arm(scene, rule.arm).label
+    left, units = (
+        rule.slack + scene.kept(arm, rule.utility, per_unit) - scene.kept(UNDEFENDED, rule.utility, per_unit)
+        for per_unit in (False, True)
+    )
+    name = f"{rule.utility.replace('_', ' ')} lost is at most {100 * rule.slack:g} points"
+    return Effect(name, left, units, margin=0.0)
 
 
 def _difference(scene: Scene, attack: str, metric: str, first: str, second: str, name: str) -> Effect:

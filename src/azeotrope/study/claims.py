@@ -65,7 +65,7 @@ class Below(Settings):
     """Students of `arm` by each of `attacks` are weaker than those of `reference_arm` by each of `references`.
 
     Attacks are labels or kinds. `none` is the undefended teacher; without a `reference_arm` it is `arm`. With
-    `slack` above 0 they need not be weaker: none may be stronger by so much.
+    `slack` above 0 they need not be weaker: none may be stronger by so much, and the slack is the margin.
     """
 
     rule: Literal["below"]
@@ -105,6 +105,15 @@ class Withstands(Settings):
     metric: str = "student_accuracy"
 
 
+class Spares(Settings):
+    """`arm` costs the teacher at most `slack` of a utility."""
+
+    rule: Literal["spares"]
+    arm: str
+    utility: str = "teacher_accuracy"
+    slack: float = Field(default=0.01, ge=0, lt=1)
+
+
 class Surrogate(Settings):
     """Students whose own base a defense was trained against are weaker than where it was trained against another.
 
@@ -118,7 +127,7 @@ class Surrogate(Settings):
 
 
 Rule = Annotated[
-    EqualCost | Controlled | Grows | Weaker | Below | Restored | Asymmetric | Withstands | Surrogate,
+    EqualCost | Controlled | Grows | Weaker | Below | Restored | Asymmetric | Withstands | Surrogate | Spares,
     Field(discriminator="rule"),
 ]
 
