@@ -44,15 +44,24 @@ def test_a_map_is_recovered_from_pairs() -> None:
     moved = lowrank.transform(z, a, b)
     center = lambda x: x - x.mean(-1, keepdim=True)  # noqa: E731
     found = lowrank.fit_map(moved[:400], z[:400], 1e-10)
-    assert torch.allclose(center(moved[400:]) @ found.T, center(z[400:]), atol=1e-6)
+    assert torch.allclose(found(center(moved[400:])), center(z[400:]), atol=1e-6)
     few = lowrank.fit_map(moved[:5], z[:5], 1e-3)
     before = (center(moved[400:]) - center(z[400:])).norm()
-    after = (center(moved[400:]) @ few.T - center(z[400:])).norm()
+    after = (few(center(moved[400:])) - center(z[400:])).norm()
     assert after < before, "with few pairs the map stays near the identity"
     with pytest.raises(ConfigError, match="positive"):
         lowrank.fit_map(z, moved, 0.0)
     with pytest.raises(ConfigError, match="pair"):
         lowrank.fit_map(z, moved[:3], 1.0)
+
+
+@pytest.mark.parametrize("n", [3, V - 1, V, 40])
+def test_a_fitted_map_solves_its_normal_equations(n: int) -> None:
+    x, y, ridge = draw(n, V, seed=7), draw(n, V, seed=8), 0.3
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    eye = torch.eye(V, dtype=torch.float64)
+    solved = torch.linalg.solve(x.T @ x + ridge * n * eye, x.T @ y + ridge * n * eye)
+    assert torch.allclose(lowrank.fit_map(x, y, ridge)(eye), solved, atol=1e-11)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 512])

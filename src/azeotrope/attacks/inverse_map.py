@@ -44,7 +44,7 @@ class InverseMap(Distillation):
     times in all and takes the mean of the answers that differ: the mean of linear maps is one linear map. Where
     fewer than all logits are shown there is nothing to invert: then it distils what there is.
 
-    The fit is one dense matrix in float64, 8·V² bytes: for the vocabularies of small models.
+    The fit takes 8·V·min(V, 2·N) bytes for N tokens of known logits.
     """
 
     kind: ClassVar[str] = "inverse_map"

@@ -8,10 +8,14 @@ Shapes: N rows (tokens), V vocabulary, R rank, D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from azeotrope.core.errors import ConfigError
+
+Fitted = Callable[[Tensor], Tensor]  # rows [M, V] under a linear map
 
 
 def centered(b_RV: Tensor) -> Tensor:
@@ -34,22 +38,28 @@ def inverse(a_VR: Tensor, b_RV: Tensor) -> Tensor:
     return -found.T
 
 
-def fit_map(from_NV: Tensor, to_NV: Tensor, ridge: float) -> Tensor:
-    """M [V, V] that minimizes Σ ‖M x − y‖² + `ridge`·N·‖M − E‖² over pairs of centered rows, in float64.
+def fit_map(from_NV: Tensor, to_NV: Tensor, ridge: float) -> Fitted:
+    """x ↦ M x, M minimizing Σ ‖M x − y‖² + `ridge`·N·‖M − E‖² over pairs of centered rows, in float64.
 
     What a thief learns of an unknown map from outputs whose originals he knows. Directions that the data do not
-    show stay as they are. Raises ConfigError for a ridge that is not positive or rows that do not pair.
+    show stay as they are. M is a matrix [V, V] where that is smaller than the rows, else it is kept as the rows
+    themselves: M = E + (Y − X)ᵀ(XXᵀ + `ridge`·N·E)⁻¹X. Raises ConfigError for a ridge that is not positive or
+    rows that do not pair.
     """
     if not ridge > 0.0:
         raise ConfigError(f"The ridge of a fitted map must be positive, not {ridge}.")
     if from_NV.shape != to_NV.shape:
         raise ConfigError(f"Rows must pair: {tuple(from_NV.shape)} and {tuple(to_NV.shape)} were given.")
-    x, y = (z.double() - z.double().mean(-1, keepdim=True) for z in (from_NV, to_NV))
-    weight = ridge * len(x)
-    eye = torch.eye(x.shape[1], dtype=torch.float64)
-    gram_VV = x.T @ x + weight * eye
-    found: Tensor = torch.linalg.solve(gram_VV, x.T @ y + weight * eye).T
-    return found
+    x_NV, y_NV = (z.double() - z.double().mean(-1, keepdim=True) for z in (from_NV, to_NV))
+    n, size = x_NV.shape
+    weight, few = ridge * n, n < size
+    eye = torch.eye(n if few else size, dtype=torch.float64)
+    gram = (x_NV @ x_NV.T if few else x_NV.T @ x_NV) + weight * eye
+    if few:
+        added_NV = torch.linalg.solve(gram, y_NV - x_NV)
+        return lambda z_MV: z_MV + (z_MV @ x_NV.T) @ added_NV
+    solved_VV = torch.linalg.solve(gram, x_NV.T @ y_NV + weight * eye)
+    return lambda z_MV: z_MV @ solved_VV
 
 
 def inner(first_NV: Tensor, second_NV: Tensor, hidden_ND: Tensor, chunk: int = 512) -> Tensor:

@@ -28,13 +28,13 @@ ROUNDS = 20
 class Unmapping:
     """Learned inverses, the text each pair was assigned to, and the subspace of the originals."""
 
-    maps: tuple[Tensor, ...]  # each [V, V]
+    maps: tuple[lowrank.Fitted, ...]
     owners: tuple[int, ...]  # of the texts that were learned from
     basis_DV: Tensor
 
     def undo(self, seen_TV: Tensor) -> Tensor:
         """The originals behind one text's logits, centered, in float64, by the map that leads back best."""
-        found = [_centered(seen_TV) @ map_VV.T for map_VV in self.maps]
+        found = [fitted(_centered(seen_TV)) for fitted in self.maps]
         return min(found, key=self._outside) if len(found) > 1 else found[0]
 
     def _outside(self, logits_TV: Tensor) -> float:
@@ -60,7 +60,7 @@ def learn(seen: Sequence[Tensor], known: Sequence[Tensor], ridge: float, maps: i
     for _ in range(ROUNDS):
         found = tuple(_fitted(seen, known, owners, k, ridge) for k in range(maps))
         errors = [
-            [float((_centered(s) @ m.T - _centered(z)).square().sum()) for m in found]
+            [float((fitted(_centered(s)) - _centered(z)).square().sum()) for fitted in found]
             for z, s in _pairs(known, seen)
         ]
         nearest = [row.index(min(row)) for row in errors]
@@ -72,7 +72,7 @@ def learn(seen: Sequence[Tensor], known: Sequence[Tensor], ridge: float, maps: i
 
 def _fitted(
     seen: Sequence[Tensor], known: Sequence[Tensor], owners: Sequence[int], k: int, ridge: float
-) -> Tensor:
+) -> lowrank.Fitted:
     mine = [i for i, owner in enumerate(owners) if owner == k]
     return lowrank.fit_map(torch.cat([seen[i] for i in mine]), torch.cat([known[i] for i in mine]), ridge)
 
