@@ -75,6 +75,21 @@ def test_page_shows_every_result_and_the_manifest(finished_run: Path, tmp_path: 
     assert "95\u00a0% intervals" in text
 
 
+def test_steps_from_several_places_are_told(copied: Path, tmp_path: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
+    one = {"cpu": "Example CPU", "code_rev": "557a4c3d9e0b11", "torch": "2.8.0", "steps": 7}
+    days = {"first": "2026-01-04", "last": "2026-01-05"}
+    unknown = {"cpu": None, "code_rev": None, "torch": None, "first": "", "last": "", "steps": 3}
+
+    def page(*made: dict[str, object]) -> str:
+        (copied / "manifest.json").write_text(json.dumps({**manifest, "made": made}), encoding="utf-8")
+        return build(copied, tmp_path / "page.html").read_text(encoding="utf-8")
+
+    told = page({**one, **days}, unknown)
+    assert "7: 2026-01-04 to 2026-01-05, Example CPU, 557a4c3d9e0b; 3: not recorded" in told
+    assert "Steps made" not in page({**one, **days}), "the hardware says it already"
+
+
 def test_missing_numbers_become_null(copied: Path, tmp_path: Path) -> None:
     broken = {"low": pl.lit(float("nan")), "high": pl.lit(float("inf"))}
     edit(copied, "results.parquet", lambda f: f.with_columns(**broken))

@@ -217,6 +217,10 @@ def test_losses_costs_diffs_and_manifest(folder: Path) -> None:
     assert manifest["headline"] == {"metric": "recall_hidden", "attack": "sft"}
     assert manifest["problems"] == {"facts": {"test": 40, "release": 10}}
     assert manifest["logit_order"] == ["a", "b"]
+    (made,) = manifest["made"]
+    assert made["steps"] == len(list((folder.parent / "steps").glob("[!.]*/*/done.json")))
+    assert made["cpu"] == manifest["hardware"]["cpu"]
+    assert made["first"] <= made["last"] <= manifest["created"][:10]
     assert manifest["notes"][-1] == "a note"
     assert "pairs as independent" in manifest["notes"][0]
     assert manifest["diagnostics"][0] == {"task": "facts", "arm": "none", "draw": 0, "cosine": 0.5}

@@ -101,6 +101,7 @@ def reproduce(run: Run) -> str:
         "Logit order": order,
         "Packages": packages,
         "Hardware": _hardware(dict(_items(found.get("hardware")))),
+        "Steps made": _made(found.get("made")),
     }
     listed = "".join(f"<div><dt>{k}</dt><dd>{text(value)}</dd></div>" for k, value in rows.items() if value)
     created = str(found.get("created") or "")
@@ -155,6 +156,19 @@ def _hardware(found: Mapping[str, Any]) -> str:
     units = {"cpu": "{}", "cores": "{} cores", "memory_gb": "{} GB of memory"}
     known = {key: value for key, value in found.items() if value is not None}
     return ", ".join(units.get(key, key + " {}").format(value) for key, value in known.items())
+
+
+def _made(found: Any) -> str:
+    """Where the steps come from, if they are known to come from more than one place or day."""
+    known = [dict(_items(one)) for one in found or []]
+    told = []
+    for one in known:
+        first, last = str(one.get("first") or ""), str(one.get("last") or "")
+        days = first if first == last else f"{first} to {last}"
+        revision = str(one.get("code_rev") or "no revision")
+        where = [days, str(one.get("cpu") or ""), revision[:12]] if first else ["not recorded"]
+        told.append(f"{one.get('steps')}: {', '.join(filter(None, where))}")
+    return "; ".join(told) if len(known) > 1 else ""
 
 
 def _duration(seconds: float) -> str:

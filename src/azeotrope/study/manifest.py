@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from azeotrope.core.sampling import LOGIT_ORDER as LOGIT_ORDER
 from azeotrope.study.aggregate import infos
+from azeotrope.study.origin import code_revision, made, memory_gb, package_version, processor
 from azeotrope.study.plan import Plan
 from azeotrope.study.specs import RELEASE
 from azeotrope.study.store import Store
@@ -51,15 +50,16 @@ def build_manifest(
     return {
         "name": study.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "azeotrope_version": _version("azeotrope"),
+        "azeotrope_version": package_version("azeotrope"),
         "code_rev": code_revision(),
         "study_hash": study.hash,
         "config": study.model_dump(mode="json"),
         "command": command or portable([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb()},
+        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "memory_gb": memory_gb()},
+        "made": made(store.record(step.stage, step.id) for step in plan.steps),
         "packages": {
             "python": platform.python_version(),
-            **{name: found for name in PACKAGES if (found := _version(name))},
+            **{name: found for name in PACKAGES if (found := package_version(name))},
         },
         "logit_order": list(logit_order),
         "wall_seconds": round(wall_seconds, 3),
@@ -109,47 +109,5 @@ def notes(plan: Plan, details: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*found, *dict.fromkeys(stage_notes)]
 
 
-def code_revision() -> str | None:
-    """Return the git revision of the installed source, with `+dirty` if modified; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        if not git("ls-files", "--", Path(__file__).name):  # inside somebody else's repository
-            return None
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "..") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _extra(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key not in ("seconds", "tokens", "notes")}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None

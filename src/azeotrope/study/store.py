@@ -97,6 +97,10 @@ class Store:
         for folder in (self.steps / ".tmp").glob(f"*.{pid}"):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def record(self, stage: str, step_id: str) -> dict[str, Any]:
+        """Return the done.json of a finished step. Raises RunError if it cannot be read."""
+        return dict(read_json(self.folder(stage, step_id) / DONE))
+
     def records(self, stage: str) -> list[dict[str, Any]]:
         """Return the done.json of every finished step of a stage (unreadable ones are skipped)."""
         found = []

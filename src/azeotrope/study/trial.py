@@ -13,7 +13,7 @@ from rich.console import Console
 
 from azeotrope.study.claims import Trial
 from azeotrope.study.forecast import Forecast
-from azeotrope.study.manifest import code_revision
+from azeotrope.study.origin import code_revision
 from azeotrope.study.plan import Plan, make_plan
 from azeotrope.study.run import MANIFEST, default_stages, dry_run_of, run
 from azeotrope.study.specs import Stages

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
+from azeotrope.study.origin import origin
 from azeotrope.study.plan import Step
 from azeotrope.study.specs import RELEASE, AttackSpec, DetectSpec, ReleaseSpec, Stages
 from azeotrope.study.store import Store, disk_error, write_bytes
@@ -46,6 +47,7 @@ def run_step(step: Step, stages: Stages, store: Store) -> float:
             "cells": step.cells,
             "estimate": dict(step.estimate),
             "identity": step.identity,
+            "made": origin(),
         }
         store.finish(temporary, step.stage, step.id, record)
     finally:
