@@ -103,7 +103,7 @@ def text(shape: tuple[int, int, int, int]) -> corpus.Corpus:
     for _ in range(2):
         head = torch.nn.Linear(width, size, bias=False)
         torch.nn.init.normal_(head.weight, std=0.05, generator=generator)
-        views.append(corpus.View(torch.randn(n, width, generator=generator), Tail(head)))
+        views.append(corpus.View(torch.randn(n, width, generator=generator), Tail(head), size))
     empty = Trace(problem_id="", prompt="", text="", finished=True, n_tokens=length)
     return corpus.Corpus(
         traces=(empty,) * traces,

@@ -55,7 +55,7 @@ def test_a_map_is_recovered_from_pairs() -> None:
         lowrank.fit_map(z, moved[:3], 1.0)
 
 
-@pytest.mark.parametrize("n", [3, V - 1, V, 40])
+@pytest.mark.parametrize("n", [3, V // 2, V, 40])
 def test_a_fitted_map_solves_its_normal_equations(n: int) -> None:
     x, y, ridge = draw(n, V, seed=7), draw(n, V, seed=8), 0.3
     x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)

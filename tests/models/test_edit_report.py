@@ -20,7 +20,7 @@ def test_the_standard_error_leaves_out_whole_traces(monkeypatch: pytest.MonkeyPa
     texts, length, size = 24, 12, 9
     n = texts * length
     logits = 2.0 * torch.randn(n, size, generator=generator)
-    view = View(logits, lambda hidden_ND: hidden_ND)
+    view = View(logits, lambda hidden_ND: hidden_ND, size)
     corpus = Corpus(
         traces=tuple(toy_traces(texts)),
         slices=tuple(slice(i * length, (i + 1) * length) for i in range(texts)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +13,10 @@ from azeotrope.maths.divergences import forward_kl
 from azeotrope.models import corpus as corpora
 from azeotrope.models.cluster import Clusters
 from azeotrope.models.corpus import Corpus, View
-from azeotrope.models.edit_report import divergence, edited
+from azeotrope.models.edit_report import edited, moved_by
 from azeotrope.models.head_training import Objective, _Loop, cross_entropy
 from azeotrope.models.learnable import learnable
-from azeotrope.models.purify import Cosine
+from azeotrope.models.purify import Cosine, cosine
 from azeotrope.models.repel import Repulsion
 from models.learning_drive import DOUBLE, QUICK, corpus, models, shake
 
@@ -83,6 +85,29 @@ def test_a_trace_that_is_too_long_is_a_part_of_its_own(monkeypatch: pytest.Monke
     assert list(found.parts([])) == []
 
 
+def test_a_trace_without_rows_is_in_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, whole = corpus(8)
+    slices = tuple(slice(s.start, s.start) if i == 5 else s for i, s in enumerate(whole.slices))
+    found = replace(whole, slices=slices)
+    for room in (corpora.ROOM, 1):
+        monkeypatch.setattr(corpora, "ROOM", room)
+        objective = OBJECTIVES["repulsion"](teacher, teacher, found)
+        assert [i for part in found.parts([5, 6, 7]) for i in part] == [6, 7]
+        assert math.isfinite(_Loop(objective, QUICK)._backward([5, 6, 7]))
+        assert _Loop(objective, QUICK)._backward([5]) == 0.0
+
+
+def test_the_cosine_of_long_gradients() -> None:
+    """Sums over as many numbers as a head has must not lose them."""
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(20_000_000, generator=generator)
+    other = g + 0.5 * torch.randn(len(g), generator=generator)
+    exact = (g.double() @ other.double()) / (g.double().norm() * other.double().norm())
+    assert cosine(g, other).item() == pytest.approx(exact.item(), rel=1e-5)
+    assert cosine(g, g).item() == pytest.approx(1.0, abs=1e-5)
+    assert cosine(torch.zeros(3), torch.ones(3)).item() == 0.0
+
+
 def test_the_divergence_of_an_edit_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, found = corpus(8)
     objective = OBJECTIVES["repulsion"](teacher, teacher, found)
@@ -92,7 +117,7 @@ def test_the_divergence_of_an_edit_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     expected = forward_kl(logs, other).mean().item()
     for room in (corpora.ROOM, 67 * 5):
         monkeypatch.setattr(corpora, "ROOM", room)
-        assert divergence(found, rows, moved) == pytest.approx(expected, rel=1e-6)
+        assert moved_by(found, rows, moved) == pytest.approx(expected, rel=1e-6)
 
 
 def watch(found: Corpus, monkeypatch: pytest.MonkeyPatch) -> list[int]:

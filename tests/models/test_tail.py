@@ -56,6 +56,15 @@ def test_the_tail_gives_the_models_logits(kind: str) -> None:
     }.get(kind, (None, 1.0))
 
 
+@pytest.mark.parametrize("kind", ["granite", "cohere", "gemma2"])
+def test_half_precision_is_no_other_tail(kind: str) -> None:
+    size = fresh("llama").vocab_size
+    lm = LM(model(kind, size).bfloat16(), fresh("llama").tokenizer, kind, "0")
+    whole = tail(LM(model(kind, size), lm.tokenizer, kind, "0"))
+    assert tail(lm).factor == pytest.approx(whole.factor, rel=0.05)
+    assert tail(lm).cap == whole.cap
+
+
 def test_logits_that_are_made_otherwise_are_refused() -> None:
     lm = fresh("llama")
     lm.model.register_forward_hook(lambda module, given, output: setattr(output, "logits", output.logits.sin()))

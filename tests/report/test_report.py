@@ -87,7 +87,13 @@ def test_steps_from_several_places_are_told(copied: Path, tmp_path: Path) -> Non
 
     told = page({**one, **days}, unknown)
     assert "7: 2026-01-04 to 2026-01-05, Example CPU, 557a4c3d9e0b; 3: not recorded" in told
-    assert "Steps made" not in page({**one, **days}), "the hardware says it already"
+    assert "7: 2026-01-04 to 2026-01-05, Example CPU" in page({**one, **days}), "not those of the last invocation"
+    last = {"cpu": manifest["hardware"]["cpu"], "code_rev": manifest["code_rev"]}
+    assert "Steps made" not in page({**one, **days, **last}), "the hardware says it already"
+    dirty = {"code_rev": "557a4c3d9e0b11+dirty", "torch": "2.9", "last": "2026-01-04"}
+    assert "7: 2026-01-04, Example CPU, 557a4c3d9e0b+dirty, torch 2.9" in page(
+        {**one, **days}, {**one, **days, **dirty}
+    )
 
 
 def test_missing_numbers_become_null(copied: Path, tmp_path: Path) -> None:

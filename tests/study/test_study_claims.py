@@ -288,16 +288,34 @@ def test_attacks_below_others() -> None:
         three_attacks({**rule, "references": ["stf"]}, values)
 
 
-@pytest.mark.parametrize(("slack", "said"), [(0.06, SUPPORTED), (0.04, NOT_SUPPORTED), (0.0, NOT_SUPPORTED)])
+@pytest.mark.parametrize(("slack", "said"), [(0.06, SUPPORTED), (0.04, NOT_SUPPORTED)])
 def test_a_defense_may_cost_the_teacher_so_much(slack: float, said: str) -> None:
     rule = {"rule": "spares", "arm": "ads(lam=0.1", "slack": slack}
     (verdict,), (finding,) = verdicts(trial(rule), STUDENTS, TEACHERS)
     assert (verdict.verdict, finding.value) == (said, pytest.approx(slack - 0.05))
     assert finding.effect == f"teacher accuracy lost is at most {100 * slack:g} points"
-    fewer = {**rule, "utility": "wrong_statements", "slack": 0.3}  # of which there are .2 more
-    assert only(trial(fewer)) == SUPPORTED
+    assert (finding.n_seeds, finding.reading) == (DRAWS, said), "the teacher is one in every draw"
+    with pytest.raises(ConfigError, match="takes a share"):
+        trial({**rule, "utility": "wrong_statements"})
     with pytest.raises(ConfigError, match="no measure 'accuracies'"):
         only(trial({**rule, "utility": "accuracies"}))
+
+
+@pytest.mark.parametrize("unit", ["draw", "pair", "base"])
+def test_what_a_defense_costs_the_teacher_is_known_by_draw(unit: str) -> None:
+    """Of two maps one costs 1 point and one 9, which says little of those to come, whatever the students."""
+    found = trial(
+        {"rule": "spares", "arm": "ads(lam=0.1", "slack": 0.06},
+        common={**COMMON, "analysis": {**COMMON.get("analysis", {}), "unit": unit}},
+    )
+    plan = plan_of(found)
+    data = data_of(plan, STUDENTS, TEACHERS)
+    (arm,) = (name for name in data.teachers if name.startswith("ads(lam=0.1"))
+    data.teachers[arm]["teacher_accuracy"] = np.repeat([[0.99], [0.91]], P, axis=1)
+    (verdict,), (finding,) = decide(found, {"one": (plan, {"facts": data})})
+    assert (verdict.verdict, finding.n_seeds) == (INCONCLUSIVE, 2)
+    assert finding.low < 0 < finding.value == pytest.approx(0.01)
+    assert finding.seeds_needed > 2
 
 
 def test_a_cost_around_the_slack_is_inconclusive() -> None:

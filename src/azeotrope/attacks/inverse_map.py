@@ -44,7 +44,7 @@ class InverseMap(Distillation):
     times in all and takes the mean of the answers that differ: the mean of linear maps is one linear map. Where
     fewer than all logits are shown there is nothing to invert: then it distils what there is.
 
-    The fit takes 8·V·min(V, 2·N) bytes for N tokens of known logits.
+    What is learned from N tokens of known logits takes 8·V·min(V, 2·N) bytes, and learning it a few times that.
     """
 
     kind: ClassVar[str] = "inverse_map"

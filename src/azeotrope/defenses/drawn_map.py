@@ -5,7 +5,8 @@ Shapes: N tokens, V vocabulary, R rank.
 
 from __future__ import annotations
 
-from copy import copy
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -59,17 +60,20 @@ class DrawnMap(ShuffledMap):
         """See `ShuffledMap.disguised`: the tokens are dealt when a request comes."""
         return edit
 
-    def moved(self, corpus: Corpus, edit: LogitMap) -> Rows:
-        """See `ShuffledMap.moved`: every text through a map of its own. Held-out rows only."""
-        held = corpus.held_out
-        drawn = DrawnEdits(edit, torch.tensor(held))
+    def moved(self, corpus: Corpus) -> Callable[[LogitMap], Rows]:
+        """See `ShuffledMap.moved`: every text through a map of its own."""
+        drawn: dict[int, DrawnEdits] = {}  # of the texts that were asked for; dealing tokens anew takes long
 
-        def moved(rows_N: Tensor) -> Tensor:
-            mine = copy(drawn)
-            mine.select(corpus.owners(rows_N) - held.start)
-            return mine.shift(corpus.teacher.logits(rows_N))
+        def moved(edit: LogitMap, rows_N: Tensor) -> Tensor:
+            out_NV, owners_N = corpus.teacher.logits(rows_N), corpus.owners(rows_N)
+            for i in owners_N.unique().tolist():  # type: ignore[no-untyped-call]
+                if i not in drawn:
+                    drawn[i] = DrawnEdits(edit, torch.tensor([i]))
+                drawn[i].edit = edit
+                out_NV[owners_N == i] = drawn[i].shift(out_NV[owners_N == i])
+            return out_NV
 
-        return moved
+        return lambda edit: partial(moved, edit)
 
     def served(self, edit: LogitMap) -> LogitRule:
         """See `ShuffledMap.served`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from azeotrope.defenses.trained_head import Accuracy
 from azeotrope.maths.cmi import Rows
 from azeotrope.models.corpus import Corpus
 from azeotrope.models.decode import LogitRule
-from azeotrope.models.edit_report import divergence, edited, reported
+from azeotrope.models.edit_report import edited, moved_by, reported
 from azeotrope.models.head_edit import HeadEdit, LogitMap
 from azeotrope.models.head_training import Objective, Trained, Training, cross_entropy
 
@@ -53,11 +54,13 @@ class ShuffledMap(CMI):
         rows_N = corpus.rows(held)
         size = float(found.notes["kl"])
 
+        served = self.moved(corpus)
+
         def reached(edit: LogitMap) -> float:
-            return divergence(corpus, rows_N, self.moved(corpus, edit))
+            return moved_by(corpus, rows_N, served(edit))
 
         edit = matched(self.disguised(found.edit, seed), reached, size)
-        moved = self.moved(corpus, edit)
+        moved = served(edit)
         measure = objective.held_out(held, moved)
         loss = cross_entropy(corpus, held, moved, training.temperature)
         chosen = replace(found.chosen, edit=edit, measure=measure, loss=loss, accuracy=accuracy(self.served(edit)))
@@ -78,9 +81,9 @@ class ShuffledMap(CMI):
         """What the teacher is served through when its accuracy is measured."""
         return edit
 
-    def moved(self, corpus: Corpus, edit: LogitMap) -> Rows:
-        """The teacher's logits as the defense serves them."""
-        return edited(corpus, edit)
+    def moved(self, corpus: Corpus) -> Callable[[LogitMap], Rows]:
+        """The teacher's logits as the defense serves them with a map."""
+        return partial(edited, corpus)
 
 
 def shuffled(edit: LogitMap, seed: int) -> LogitMap:

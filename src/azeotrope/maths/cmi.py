@@ -222,10 +222,14 @@ def entropy_form(
 
 
 def sweep(
-    logits_NV: Tensor, labels_N: Tensor, temperatures: Sequence[float] = TEMPERATURES, least: int = MIN_COUNT
+    logits_NV: Tensor | Rows,
+    labels_N: Tensor,
+    temperatures: Sequence[float] = TEMPERATURES,
+    least: int = MIN_COUNT,
+    piece: int = PIECE,
 ) -> dict[float, Information]:
     """The estimates of P^(1/T) for every temperature: what an attacker who softens the outputs finds."""
-    return {t: information(logits_NV, labels_N, temperature=t, least=least) for t in temperatures}
+    return {t: information(logits_NV, labels_N, temperature=t, least=least, piece=piece) for t in temperatures}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ def fit_map(from_NV: Tensor, to_NV: Tensor, ridge: float) -> Fitted:
     """x ↦ M x, M minimizing Σ ‖M x − y‖² + `ridge`·N·‖M − E‖² over pairs of centered rows, in float64.
 
     What a thief learns of an unknown map from outputs whose originals he knows. Directions that the data do not
-    show stay as they are. M is a matrix [V, V] where that is smaller than the rows, else it is kept as the rows
-    themselves: M = E + (Y − X)ᵀ(XXᵀ + `ridge`·N·E)⁻¹X. Raises ConfigError for a ridge that is not positive or
+    show stay as they are. Kept is M [V, V], or where that is larger two tables of rows, 2·N·V numbers:
+    M = E + (Y − X)ᵀ(XXᵀ + `ridge`·N·E)⁻¹X. Raises ConfigError for a ridge that is not positive or
     rows that do not pair.
     """
     if not ridge > 0.0:
@@ -52,7 +52,7 @@ def fit_map(from_NV: Tensor, to_NV: Tensor, ridge: float) -> Fitted:
         raise ConfigError(f"Rows must pair: {tuple(from_NV.shape)} and {tuple(to_NV.shape)} were given.")
     x_NV, y_NV = (z.double() - z.double().mean(-1, keepdim=True) for z in (from_NV, to_NV))
     n, size = x_NV.shape
-    weight, few = ridge * n, n < size
+    weight, few = ridge * n, 2 * n < size
     eye = torch.eye(n if few else size, dtype=torch.float64)
     gram = (x_NV @ x_NV.T if few else x_NV.T @ x_NV) + weight * eye
     if few:

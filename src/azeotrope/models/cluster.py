@@ -124,8 +124,8 @@ class Clusters(Objective):
     def centroids(self) -> dict[float, cmi.Centroids]:
         """Class means of the training outputs under the edit as it is, by power."""
         count_C = torch.bincount(self.places_N[self.known_N], minlength=len(self.classes_C))
-        first_NV = self.corpus.teacher.logits(self.known_N[:1])
-        sums = {alpha: first_NV.new_zeros(len(count_C), first_NV.shape[1]) for alpha in self.powers}
+        view = self.corpus.teacher
+        sums = {alpha: view.hidden_ND.new_zeros(len(count_C), view.size) for alpha in self.powers}
         for rows_N in torch.split(self.known_N, min(CHUNK, self.corpus.piece)):
             moved_NV, places_N = self.moved(rows_N), self.places_N[rows_N]
             for alpha, sums_CV in sums.items():

@@ -33,6 +33,7 @@ class View:
 
     hidden_ND: Tensor
     tail: Callable[[Tensor], Tensor]
+    size: int  # V
 
     def logits(self, rows: Tensor | slice) -> Tensor:
         """The logits of some rows, computed anew. [n, V]."""
@@ -72,22 +73,23 @@ class Corpus:
         return torch.bucketize(rows_N, torch.tensor([part.stop for part in self.slices]), right=True)
 
     def parts(self, chosen: Sequence[int], least: int = 0) -> Iterator[list[int]]:
-        """The chosen traces in order, as many at a time as fit into `ROOM` or `least` rows (one at least)."""
+        """The chosen traces that have rows, in order, as many at a time as fit into `ROOM` or `least` rows."""
         piece, part, rows = max(self.piece, least), list[int](), 0
         for i in chosen:
             length = self.slices[i].stop - self.slices[i].start
             if part and rows + length > piece:
                 yield part
                 part, rows = [], 0
-            part.append(i)
-            rows += length
+            if length:
+                part.append(i)
+                rows += length
         if part:
             yield part
 
     @property
     def piece(self) -> int:
         """How many rows have logits that fit into `ROOM`."""
-        return max(1, ROOM // self.teacher.logits(slice(0, 1)).shape[1])
+        return max(1, ROOM // self.teacher.size)
 
 
 def read(teacher: LM, others: Sequence[LM], traces: Sequence[Trace], dtype: torch.dtype = torch.float32) -> Corpus:
@@ -114,7 +116,7 @@ def read(teacher: LM, others: Sequence[LM], traces: Sequence[Trace], dtype: torc
             labels.append(labels_N)
             slices.append(slice(start, start + len(labels_N)))
             start += len(labels_N)
-    views = [View(torch.cat(part), tail(lm)) for lm, part in zip(models, parts, strict=True)]
+    views = [View(torch.cat(part), tail(lm), lm.vocab_size) for lm, part in zip(models, parts, strict=True)]
     masks = reasoning_masks(teacher, traces)
     return Corpus(
         traces=tuple(traces),

@@ -26,7 +26,7 @@ def edited(corpus: Corpus, edit: HeadEdit) -> Rows:
     return lambda rows_N: edit.shift(view.logits(rows_N), view.hidden_ND[rows_N], 1.0)
 
 
-def divergence(corpus: Corpus, rows_N: Tensor, moved: Rows) -> float:
+def moved_by(corpus: Corpus, rows_N: Tensor, moved: Rows) -> float:
     """Mean KL (nats) of moved logits from the teacher's on some rows, in pieces."""
     total = 0.0
     for part_n in torch.split(rows_N, corpus.piece):
@@ -46,15 +46,13 @@ def reported(corpus: Corpus, rows_N: Tensor, moved: Rows, temperatures: Sequence
     sides = {"before": _among(rows_N, corpus.teacher.logits), "after": _among(rows_N, moved)}
     report: dict[str, Any] = {
         "agreement": _agreement(corpus, rows_N, moved),
-        "kl": divergence(corpus, rows_N, moved),
+        "kl": moved_by(corpus, rows_N, moved),
         "tokens": len(rows_N),
     }
     labels_N, piece = corpus.labels_N[rows_N], corpus.piece
     try:
-        swept = {
-            name: {t: cmi.information(z, labels_N, temperature=t, piece=piece) for t in {1.0, *temperatures}}
-            for name, z in sides.items()
-        }
+        every = sorted({1.0, *temperatures})
+        swept = {name: cmi.sweep(z, labels_N, every, piece=piece) for name, z in sides.items()}
     except ConfigError:  # too little text for any class
         return report
     for name, found in swept.items():

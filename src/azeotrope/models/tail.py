@@ -43,15 +43,16 @@ def tail(lm: LM) -> Tail:
     ids = torch.tensor([[0, 1]], device=lm.model.device)
     try:
         with torch.no_grad():
-            logits = lm.model(input_ids=ids, use_cache=False).logits.double()
+            given = lm.model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
+    logits, rtol = given.double(), max(1e-3, 8.0 * torch.finfo(given.dtype).eps)
     raw = outputs[0].double() if len(outputs) == 1 else torch.zeros_like(logits)
     cap = soft_cap(lm)
     straight = logits if cap is None else cap * torch.atanh((logits / cap).clamp(-1 + 1e-9, 1 - 1e-9))
     factor = float((straight * raw).sum() / raw.square().sum().clamp(min=1e-300))
-    found = Tail(lm.head, 1.0 if abs(factor - 1.0) < 1e-3 else factor, cap)
-    if not torch.allclose(logits, found.bent(factor * raw), rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+    found = Tail(lm.head, 1.0 if abs(factor - 1.0) < rtol else factor, cap)
+    if not torch.allclose(logits, found.bent(factor * raw), rtol=rtol, atol=rtol * float(logits.abs().max())):
         raise ConfigError(f"The logits of '{lm.ref}' are not its head's, times a factor and under a soft cap.")
     return found
 

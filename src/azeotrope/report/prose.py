@@ -101,7 +101,7 @@ def reproduce(run: Run) -> str:
         "Logit order": order,
         "Packages": packages,
         "Hardware": _hardware(dict(_items(found.get("hardware")))),
-        "Steps made": _made(found.get("made")),
+        "Steps made": _made(found),
     }
     listed = "".join(f"<div><dt>{k}</dt><dd>{text(value)}</dd></div>" for k, value in rows.items() if value)
     created = str(found.get("created") or "")
@@ -158,17 +158,23 @@ def _hardware(found: Mapping[str, Any]) -> str:
     return ", ".join(units.get(key, key + " {}").format(value) for key, value in known.items())
 
 
-def _made(found: Any) -> str:
-    """Where the steps come from, if they are known to come from more than one place or day."""
-    known = [dict(_items(one)) for one in found or []]
-    told = []
+def _made(manifest: Mapping[str, Any]) -> str:
+    """Where the steps come from, unless all come from the code and the machine that the manifest names."""
+    known = [dict(_items(one)) for one in manifest.get("made") or []]
+    here = (dict(_items(manifest.get("hardware"))).get("cpu"), manifest.get("code_rev"))
+    if len(known) < 2 and all((one.get("cpu"), one.get("code_rev")) == here for one in known):
+        return ""
+    versions, told = {one["torch"] for one in known if one.get("torch")}, []
     for one in known:
         first, last = str(one.get("first") or ""), str(one.get("last") or "")
         days = first if first == last else f"{first} to {last}"
-        revision = str(one.get("code_rev") or "no revision")
-        where = [days, str(one.get("cpu") or ""), revision[:12]] if first else ["not recorded"]
+        revision, sign, dirty = str(one.get("code_rev") or "no revision").partition("+")
+        torch = f"torch {one.get('torch')}" if len(versions) > 1 else ""
+        where = (
+            [days, str(one.get("cpu") or ""), revision[:12] + sign + dirty, torch] if first else ["not recorded"]
+        )
         told.append(f"{one.get('steps')}: {', '.join(filter(None, where))}")
-    return "; ".join(told) if len(known) > 1 else ""
+    return "; ".join(told)
 
 
 def _duration(seconds: float) -> str:

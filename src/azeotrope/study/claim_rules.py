@@ -35,7 +35,7 @@ from azeotrope.study.equal_cost import Sweep
 from azeotrope.study.gains import highest, share_of
 from azeotrope.study.governance import CAPABILITY, shares
 from azeotrope.study.plan import Plan
-from azeotrope.study.resampling import spread, units, weights_for
+from azeotrope.study.resampling import draw_weights, spread, units, weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
 from azeotrope.study.utility import kept
 from azeotrope.study.vocabulary import UNDEFENDED, is_control
@@ -55,6 +55,7 @@ class Effect:
     units: Floats = field(default_factory=lambda: np.empty(0))
     problem: str = ""
     margin: float | None = None  # the smallest effect worth having, where it is not the trial's
+    sought: float | None = None  # the difference that seeds are counted for, where it is not the trial's margin
     items: int = 0  # measured on each unit, where these are not the test problems
 
 
@@ -237,21 +238,30 @@ def _below(rule: Below, scene: Scene) -> Ground:
         )
         if rule.slack:
             name = f"{weak} at most {100 * rule.slack:g} points above {strong}"
-            effects.append(Effect(name, draws + rule.slack, units + rule.slack, margin=0.0))
+            effects.append(Effect(name, draws + rule.slack, units + rule.slack, margin=0.0, sought=rule.slack))
         else:
             effects.append(Effect(f"{weak} below {strong}", draws, units))
     return Ground(effects)
 
 
 def _spares(rule: Spares, scene: Scene) -> Effect:
-    """The slack minus what the arm costs the teacher."""
-    arm = _arm(scene, rule.arm).label
+    """The slack minus what the arm costs the teacher, who is one in every draw, whatever its students."""
+    arm, data = _arm(scene, rule.arm).label, scene.data
+    items = len(data.problems)
+    alone = Weights(np.eye(data.draws), np.full((data.draws, items), 1.0 / items))
     left, units = (
-        rule.slack + scene.kept(arm, rule.utility, per_unit) - scene.kept(UNDEFENDED, rule.utility, per_unit)
-        for per_unit in (False, True)
+        rule.slack - _lost(scene, arm, rule.utility, weights)
+        for weights in (draw_weights(scene.plan.study, scene.task, items), alone)
     )
     name = f"{rule.utility.replace('_', ' ')} lost is at most {100 * rule.slack:g} points"
-    return Effect(name, left, units, margin=0.0)
+    return Effect(name, left, units, margin=0.0, sought=rule.slack)
+
+
+def _lost(scene: Scene, arm: str, utility: str, weights: Weights) -> Floats:
+    before, after = (kept(scene.data, one, utility, weights, scene.data.draws) for one in (UNDEFENDED, arm))
+    if before is None or after is None:
+        raise ConfigError(f"The part '{scene.plan.study.name}' has no measure '{utility}' of teachers.")
+    return np.asarray(before - after, dtype=np.float64)
 
 
 def _difference(scene: Scene, attack: str, metric: str, first: str, second: str, name: str) -> Effect:

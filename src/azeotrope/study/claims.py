@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from azeotrope.core.errors import ConfigError, nearest
 from azeotrope.core.methods import Settings, explain
@@ -106,12 +106,19 @@ class Withstands(Settings):
 
 
 class Spares(Settings):
-    """`arm` costs the teacher at most `slack` of a utility."""
+    """`arm` costs the teacher at most `slack` of a utility that is a share. Its unit is the draw."""
 
     rule: Literal["spares"]
     arm: str
     utility: str = "teacher_accuracy"
-    slack: float = Field(default=0.01, ge=0, lt=1)
+    slack: float = Field(default=0.01, gt=0, lt=1)
+
+    @field_validator("utility")
+    @classmethod
+    def _a_share(cls, value: str) -> str:
+        if value == "wrong_statements":
+            raise ValueError("wrong_statements counts; the rule spares takes a share, controlled compares counts")
+        return value
 
 
 class Surrogate(Settings):

@@ -20,7 +20,7 @@ PLACE = ("cpu", "code_rev", "torch")
 
 @cache
 def place() -> dict[str, str | None]:
-    """The machine and the code of this process."""
+    """The machine and the code of this process, as they were when it was first asked."""
     return {"cpu": processor(), "code_rev": code_revision(), "torch": package_version("torch")}
 
 
@@ -48,7 +48,11 @@ def code_revision() -> str | None:
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", "--no-optional-locks", "-C", str(here), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         return done.stdout.strip()
 

@@ -47,6 +47,16 @@ def teacher_weights(study: Study, task: str, problems: int) -> Weights:
     )
 
 
+def draw_weights(study: Study, task: str, problems: int) -> Weights:
+    """Return the same for what a draw makes anew (a trained map): draws are the units."""
+    return resample(
+        study.draws_of(task),
+        problems,
+        replicates=study.analysis.replicates,
+        seed=derive(study.seed, "bootstrap", task),
+    )
+
+
 def per_unit(study: Study, values: Floats, bases: int) -> Floats:
     """Average scalars per seed (S, 1) within each independent unit."""
     if study.analysis.unit == "pair":

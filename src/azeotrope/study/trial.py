@@ -89,6 +89,7 @@ def conclude(trial: Trial, *, runs: Path, stages: Stages | None = None) -> Trial
             "core_hours": round(sum(own.values()) / 3600, 3),
             "code_rev": read_json(manifest).get("code_rev"),
             "created": read_json(manifest).get("created"),
+            "made": read_json(manifest).get("made"),
         }
     decidable = trial.model_copy(update={"claims": tuple(c for c in trial.claims if c.part in measured)})
     verdicts, findings = decide(decidable, measured)

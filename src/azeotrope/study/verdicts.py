@@ -43,7 +43,7 @@ class Finding:
     """One effect of a claim on a task and student family.
 
     Values are shares. `mdd` is the difference that a paired test of these units finds with 80 % power,
-    `seeds_needed` how many units would find the trial's margin, `p` the two-sided p-value.
+    `seeds_needed` how many units would find the trial's margin (or the claim's slack), `p` the two-sided p-value.
     """
 
     claim: str
@@ -85,7 +85,8 @@ def decide(trial: Trial, measured: Measured) -> tuple[list[Verdict], list[Findin
     """Decide every claim on every task of its part. Raises ConfigError for a name that a part does not have.
 
     An effect reads *supported* if its interval lies above 0, *not supported* if it lies below the margin (the
-    trial's smallest difference worth having), *inconclusive* otherwise, also if it could not be measured. A
+    trial's smallest difference worth having; 0 where a claim has a slack), *inconclusive* otherwise, also if it
+    could not be measured. A
     claim needs all its effects (for `restored`: one, at a Bonferroni level) in all its families, and its
     conditions. An effect's p is the larger of the bootstrap's and of Student's over units. What is supported
     must stay so at the Holm-adjusted level over the claims of its group and tasks.
@@ -180,10 +181,11 @@ def _finding(
     gap = stats.from_replicates(effect.draws, n=0, n_seeds=len(effect.units), confidence=confidence)
     sd = float(np.std(effect.units, ddof=1)) if len(effect.units) > 1 else NAN
     margin = trial.margin if effect.margin is None else effect.margin
+    sought = trial.margin if effect.sought is None else effect.sought
     p = float(np.fmax(gap.p, stats.student_p(gap.difference, effect.units)))
     return replace(
         blank, value=gap.difference, low=gap.low, high=gap.high, p=p, n_seeds=len(effect.units),
-        mdd=stats.minimum_detectable(sd, len(effect.units)), seeds_needed=seeds_needed(sd, trial.margin),
+        mdd=stats.minimum_detectable(sd, len(effect.units)), seeds_needed=seeds_needed(sd, sought),
         reading=_reading(gap, margin),
     )  # fmt: skip
 

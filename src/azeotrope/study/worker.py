@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
-from azeotrope.study.origin import origin
+from azeotrope.study.origin import origin, place
 from azeotrope.study.plan import Step
 from azeotrope.study.specs import RELEASE, AttackSpec, DetectSpec, ReleaseSpec, Stages
 from azeotrope.study.store import Store, disk_error, write_bytes
@@ -37,6 +37,7 @@ def run_step(step: Step, stages: Stages, store: Store) -> float:
     """Do one step and store it; return its wall seconds. Nothing of a failed step is kept."""
     temporary = store.begin(step.stage, step.id)
     try:
+        place()
         start = time.perf_counter()
         _dispatch(step, stages, store, temporary)
         seconds = time.perf_counter() - start
@@ -102,6 +103,7 @@ def worker_main(pipe: Connection, stages: Stages, root: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     store = Store(root)
+    place()  # before the code on the disk can have changed
     while True:
         try:
             step: Step | None = pipe.recv()
