@@ -89,3 +89,15 @@ def test_the_gram_trick_makes_no_gradient() -> None:
     assert small["cosine"] == pytest.approx(whole["cosine"], abs=1e-5)
     assert whole["largest"] == 1.0
     assert small["largest"] == small["inputs"] < 1.0, "nothing is larger than the errors that were given"
+
+
+def test_training_in_pieces_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purifier.corpus, "ROOM", 96 * 60)
+    asked = []
+    monkeypatch.setattr(
+        purifier.Cosine, "_sums", lambda *a, sums=purifier.Cosine._sums: asked.append(1) or sums(*a)
+    )
+    pieces, whole = (purifier.held(whole, (12, 30, 96, 16), threads=1) for whole in (False, True))
+    assert asked, "several pieces a step"
+    assert pieces["cosine"] == pytest.approx(whole["cosine"], abs=1e-5)
+    assert pieces["kl"] == pytest.approx(whole["kl"], rel=1e-3)
