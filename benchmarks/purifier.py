@@ -40,7 +40,7 @@ from azeotrope.study.service import make_task
 
 SHAPE = (256, 152064, 3584)  # tokens, vocabulary and width: a batch of Qwen2.5-7B's head
 BAR = 300.0  # seconds
-TEXT = (48, 200, 49152, 576)  # traces, tokens of each, vocabulary and width: SmolLM-135M's head
+TEXT = (24, 200, 49152, 576)  # traces, tokens of each, vocabulary and width: SmolLM-135M's head
 RANK = 32
 
 
