@@ -154,16 +154,8 @@ def without_each(
     total_G, n_G = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
     for index in classes(labels_N, least):
         sizes_G = torch.bincount(groups_N[index], minlength=count)
-        own_G = torch.zeros(count, dtype=torch.float64)
-        sums_GV: Tensor | None = None
-        for part_n, logs_nV in zip(
-            torch.split(index, piece), _outputs(logits_NV, index, 1.0, piece)(), strict=True
-        ):
-            probs_nV, mine_n = logs_nV.exp(), groups_N[part_n]
-            own_G.index_add_(0, mine_n, _entropy(probs_nV, logs_nV))
-            sums_GV = probs_nV.new_zeros(count, probs_nV.shape[1]) if sums_GV is None else sums_GV
-            sums_GV.index_add_(0, mine_n, probs_nV)
-        assert sums_GV is not None
+        outputs = _outputs(logits_NV, index, 1.0, piece)()
+        own_G, sums_GV = _sums(outputs, torch.split(groups_N[index], piece), count)
         left_G = len(index) - sizes_G
         mean_GV = ((sums_GV.sum(0) - sums_GV) / left_G.clamp(min=1)[:, None]).clamp(min=0.0)
         spread_G = left_G * _entropy(mean_GV, mean_GV.log()) - (own_G.sum() - own_G)
@@ -173,6 +165,18 @@ def without_each(
     if not (n_G > 0).all():
         raise ConfigError(f"No class has {least} samples without some group; give more text or lower `least`.")
     return (total_G / n_G).clamp(min=0.0)
+
+
+def _sums(outputs: Iterable[Tensor], owners: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Entropies [G] and outputs [G, V] of the samples of a class, summed by owner."""
+    own_G, sums_GV = torch.zeros(count, dtype=torch.float64), torch.zeros(count, 0, dtype=torch.float64)
+    for logs_nV, mine_n in zip(outputs, owners, strict=True):
+        probs_nV = logs_nV.exp()
+        own_G.index_add_(0, mine_n, _entropy(probs_nV, logs_nV))
+        if not sums_GV.shape[1]:
+            sums_GV = probs_nV.new_zeros(count, probs_nV.shape[1])
+        sums_GV.index_add_(0, mine_n, probs_nV)
+    return own_G, sums_GV
 
 
 def classes(labels_N: Tensor, least: int) -> Iterator[Tensor]:
@@ -209,12 +213,10 @@ def entropy_form(
     require_logits(logits_NV, "a CMI estimate")
     total, n = 0.0, 0
     for index in classes(labels_N, least):
-        logs_nV = torch.log_softmax(logits_NV[index].double() / temperature, -1)
-        probs_nV = logs_nV.exp()
-        centroid_V = probs_nV.mean(0)
-        total += len(index) * float(_entropy(centroid_V, centroid_V.log())) - float(
-            _entropy(probs_nV, logs_nV).sum()
-        )
+        outputs = _outputs(logits_NV, index, temperature, len(index))()
+        own_G, sums_GV = _sums(outputs, [torch.zeros_like(index)], 1)
+        centroid_V = sums_GV[0] / len(index)
+        total += len(index) * float(_entropy(centroid_V, centroid_V.log())) - float(own_G)
         n += len(index)
     if not n:
         raise ConfigError(f"No class has {least} samples; give more text or lower `least`.")

@@ -25,7 +25,7 @@ PACKAGES = ("numpy", "polars", "pydantic", "scipy", "torch", "transformers", "to
 def portable(words: Sequence[str]) -> str:
     """A command line without the folders of one machine: of an absolute path the name is kept.
 
-    >>> portable(["azeotrope", "run", "/tmp/study.yaml", "--runs=/tmp/runs", "--workers", "2"])
+    >>> portable(["azeotrope", "run", "/data/study.yaml", "--runs=/data/runs", "--workers", "2"])
     'azeotrope run study.yaml --runs=runs --workers 2'
     """
     found = []
