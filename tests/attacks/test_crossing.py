@@ -141,3 +141,21 @@ def test_chunks_that_are_not_shown_are_left_out(teacher: LM) -> None:
     assert guide.loss(logits, labels, target).item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
     ), "then it is fine-tuning"
+
+
+@pytest.mark.parametrize("attack", [ULD(), Gold(), ALM()])
+def test_chunks_that_are_not_shown_leave_the_gradient_finite(attack: AcrossTokenizers, teacher: LM) -> None:
+    """It is that of the others, though 0 times what is not a number is not 0."""
+    traces, lm = lessons(2), load("embedded/student-othertok-0")
+    guide = guide_of(attack, lm, teacher, traces)
+    logits, labels, target = batch(lm, traces)
+    hidden = guide.texts[0]
+    for part in (hidden.known_MV, hidden.rest_M, hidden.total_M):
+        part[: len(part) // 2] = float("nan")
+    logits.requires_grad_()
+    found = guide.distance(logits, labels, target)
+    assert found is not None
+    found.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0

@@ -22,7 +22,7 @@ OPTIONS = {
     "azeotrope report": ["RUN", "--out", "--open", "--runs", "--json"],
     "azeotrope compare": ["RUN_A", "RUN_B", "--metric", "--runs", "--json"],
     "azeotrope claims": ["TRIAL", "--part", "--dry-run", "--decide", "--set", "--workers", "--runs", "--json"],
-    "azeotrope archive": ["RUN", "--out", "--runs", "--json"],
+    "azeotrope archive": ["RUN", "--out", "--texts", "--runs", "--json"],
     "azeotrope restore": ["ARCHIVES", "--runs", "--json"],
     "azeotrope recommend": ["RUN", "--limit", "--task", "--leakage", "--strict", "--out", "--force", "--runs",
                             "--json"],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -123,3 +125,62 @@ def test_the_archive_holds_no_text_of_a_trace(tmp_path: Path) -> None:
     assert pl.read_parquet(kept / "measured" / "records.parquet")["step"].n_unique() == len(
         {step["id"] for step in steps}
     )
+
+
+TWO: dict[str, Any] = {"attacks": [{"kind": "sft"}, {"kind": "sft", "epochs": 4}]}
+
+
+def without_an_attack(runs: Path, stages: FakeStages) -> tuple[Store, list[str], str]:
+    """Remove one attack of a release; return the store, the release's other attacks, and the release."""
+    store, plan = Store(runs), make_plan(study(**TWO), stages)
+    lost = plan.of("attack")[0]
+    others = [s.id for s in plan.work if s.stage == "attack" and s.needs == lost.needs and s.id != lost.id]
+    assert others
+    shutil.rmtree(store.folder("attack", lost.id))
+    return store, others, lost.needs[0]
+
+
+def test_kept_texts_are_gone_on_from(tmp_path: Path) -> None:
+    first = ran(tmp_path / "here", FakeStages(), **TWO)
+    kept = archive(first, tmp_path / "results", texts=True)
+    restore(kept, tmp_path / "there")
+    stages = FakeStages(log=str(tmp_path / "log"))
+    store, _, release = without_an_attack(tmp_path / "there", stages)
+    assert store.whole("release", release)
+    ran(tmp_path / "there", stages, **TWO)
+    assert started(Path(stages.log)) == ["attack"]
+
+
+def test_texts_come_back_to_what_was_restored_without_them(moved: tuple[Path, Path, FakeStages]) -> None:
+    first, there, stages = moved
+    kept = archive(first, there.parent / "more", texts=True)
+    again = restore(kept, there)
+    releases = [step for step in make_plan(study(), stages).work if step.stage == "release"]
+    assert again.new == len(releases)
+    assert all(Store(there).whole("release", step.id) for step in releases)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_learned_from_other_texts_is_done_again(tmp_path: Path, same: bool) -> None:
+    """The students of one release have all learned from the same texts, also where another machine made others."""
+    there, stages = tmp_path / "there", FakeStages(log=str(tmp_path / "log"))
+    restore(archive(ran(tmp_path / "here", FakeStages(), **TWO), tmp_path / "results"), there)
+    store, others, release = without_an_attack(there, stages)
+    if not same:
+        for step in [release, *others]:
+            path = next(store.steps.glob(f"*/{step}/done.json"))
+            path.write_text(path.read_text().replace(store.record("release", release)["texts"], "elsewhere"))
+    ran(there, stages, **TWO)
+    assert len(started(Path(stages.log))) == 2 + (0 if same else len(others))
+    assert not remaining(make_plan(study(**TWO), stages).work, store)
+    texts = store.record("release", release)["texts"]
+    assert all(store.record("attack", step)["read"] == {release: texts} for step in others)
+
+
+def test_texts_of_another_making_are_not_put_back(tmp_path: Path) -> None:
+    kept = archive(ran(tmp_path / "here", FakeStages(), **TWO), tmp_path / "results", texts=True)
+    for path in (tmp_path / "results" / "releases").glob("*/traces.parquet"):
+        write_parquet(pl.read_parquet(path).with_columns(pl.col("text") + " "), path)
+    restore(kept, tmp_path / "there")
+    releases = [step for step in make_plan(study(**TWO), FakeStages()).work if step.stage == "release"]
+    assert not any(Store(tmp_path / "there").whole("release", step.id) for step in releases)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -35,6 +35,10 @@ class Compared:
     student_rest_M: Tensor
     teacher_total_M: Tensor
     student_total_M: Tensor
+
+    def at(self, told_M: Tensor) -> Compared:
+        """Some of the chunks."""
+        return Compared(*(getattr(self, one.name)[told_M] for one in fields(self)))
 
 
 class AcrossTokenizers(Distilling):
@@ -84,9 +88,14 @@ class ChunkByChunk(Following):
         """See `Following.distance`."""
         if not self.texts:
             return None
-        found_M = self.attack.divergence(self.compared(logits_NV, labels_N, target), self.matched)
+        compared = self.compared(logits_NV, labels_N, target)
+        found_M = self.attack.divergence(compared, self.matched)
         told_M = found_M.isfinite()
-        return found_M[told_M].mean() if told_M.any() else None
+        if not told_M.any():
+            return None
+        if not told_M.all():  # 0 times the gradient of what is not finite would not be 0
+            found_M = self.attack.divergence(compared.at(told_M), self.matched)
+        return found_M.mean()
 
     def compared(self, logits_NV: Tensor, labels_N: Tensor, target: Target) -> Compared:
         """Both sides of the batch's chunks."""

@@ -17,6 +17,10 @@ def archive_(
         list[Path], typer.Argument(metavar="RUN...", help="run or trial folders, or their names under --runs")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write; one folder a run.")] = Path("results"),
+    texts: Annotated[
+        bool,
+        typer.Option("--texts", help="Keep releases too (texts and trained maps), to continue them elsewhere."),
+    ] = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -24,7 +28,7 @@ def archive_(
     from azeotrope.cli.studies import run_folder
     from azeotrope.study.archive import archive
 
-    written = [archive(run_folder(given, runs), out) for given in run]
+    written = [archive(run_folder(given, runs), out, texts=texts) for given in run]
     if as_json:
         emit({"archives": written})
     else:

@@ -4,9 +4,11 @@
 <archive>/                    the tables of the run folder, study.yaml, manifest.json
 <archive>/measured/TABLE.parquet     the rows of one kind of file of all steps, with the step's id in front
 <archive>/measured/records.parquet   the JSON files of all steps: step, stage, file, text
+<out>/releases/STEP/         if asked for: a release's texts, and what was trained for it
 ```
 A step that is restored counts as done; where a step that is not yet done needs its texts (an attack, those of its
-release), it is done once more, which gives the same texts and costs no new students.
+release), it is done once more. If they come out otherwise (on another machine, where a map is trained), whatever
+had read the former ones is done again as well; so keep the texts of what is to be continued.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +24,9 @@ from typing import Any
 import polars as pl
 
 from azeotrope.core.errors import MissingError, RunError
+from azeotrope.study.making import TEXTS, TRACES, texts_of
 from azeotrope.study.run import MANIFEST, STEPS
+from azeotrope.study.specs import RELEASE
 from azeotrope.study.store import (
     DONE,
     Store,
@@ -36,9 +40,10 @@ from azeotrope.study.store import (
 
 MEASURED = "measured"
 RECORDS = "records.parquet"
-STEP_FILES_LEFT = frozenset(
-    {"traces.parquet", "holdout.parquet", "resample.parquet", "diffs.json", "losses.parquet", "fitted.safetensors"}
-)
+RELEASES = "releases"
+TEXT_FILES = (TRACES, "holdout.parquet", "resample.parquet", "fitted.safetensors")
+TEXTS_BYTES = 4_000_000  # the most that is kept of one release: a dozen maps are left out
+STEP_FILES_LEFT = frozenset({*TEXT_FILES, "diffs.json", "losses.parquet"})
 RUN_FILES_LEFT = frozenset({"report.html", "diffs.json", "losses.parquet", ".lock", "error.txt", STEPS})
 RECORD = pl.Schema({"step": pl.String, "stage": pl.String, "file": pl.String, "text": pl.String})
 _PART = re.compile(r"[a-z][a-z_]{0,40}\Z")
@@ -53,10 +58,11 @@ class Restored:
     new: int
 
 
-def archive(run: Path, out: Path) -> Path:
+def archive(run: Path, out: Path, *, texts: bool = False) -> Path:
     """Write the archive of a run, or of a trial (its verdicts alone), as `out`/<name>; replace an old one.
 
-    Of an unfinished run it holds the steps that are stored. Raises MissingError if `run` is none, RunError for a
+    Of an unfinished run it holds the steps that are stored. With `texts`, releases are kept beside it, up to 4 MB
+    each, unless the same texts are there already. Raises MissingError if `run` is none, RunError for a
     damaged step.
     """
     if not any((run / name).is_file() for name in (STEPS, "claims.json")):
@@ -72,6 +78,8 @@ def archive(run: Path, out: Path) -> Path:
         listed = {(step["stage"], step["id"]) for step in read_json(run / STEPS)}
         store = Store(run.parent)
         _pack([step for step in sorted(listed) if store.done(*step)], store, making / MEASURED)
+        if texts:
+            _keep([step for stage, step in sorted(listed) if stage == RELEASE], store, out / RELEASES)
     with disk(target):
         shutil.rmtree(target, ignore_errors=True)
         making.rename(target)
@@ -88,10 +96,14 @@ def restore(source: Path, runs: Path) -> Restored:
         raise MissingError(f"'{source}' holds no '{MEASURED}/{RECORDS}'; name a folder that 'archive' wrote.")
     store = Store(runs)
     stages, texts = _records(folder / RECORDS)
-    wanted = [step for step, stage in stages.items() if not store.done(stage, step)]
+    kept = _kept(source.parent / RELEASES, stages, texts)
+    wanted = [step for step, stage in stages.items() if not store.done(stage, step) or _lacks(store, step, kept)]
     making = {step: store.begin(stages[step], step) for step in wanted}
     try:
         for step in wanted:
+            for path in kept.get(step, ()):
+                with disk(making[step]):
+                    shutil.copyfile(path, making[step] / path.name)
             for file, text in texts[step].items():
                 if file != DONE:
                     write_bytes(making[step] / file, text.encode())
@@ -99,7 +111,8 @@ def restore(source: Path, runs: Path) -> Restored:
             if path.name != RECORDS:
                 _spread(path, making)
         for step in wanted:
-            store.finish(making[step], stages[step], step, json.loads(texts[step][DONE]), measured_only=True)
+            record = json.loads(texts[step][DONE])
+            store.finish(making[step], stages[step], step, record, measured_only=step not in kept)
     finally:
         for temporary in making.values():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -129,6 +142,44 @@ def _pack(steps: Sequence[tuple[str, str]], store: Store, out: Path) -> None:
     for (stem, _), frames in tables.items():
         numbers[stem] = numbers.get(stem, 0) + 1
         write_parquet(pl.concat(frames), out / f"{stem}-{numbers[stem]}.parquet")
+
+
+def _keep(releases: Sequence[str], store: Store, out: Path) -> None:
+    """Copy the texts of releases that have them, each to a folder of its own."""
+    for step in releases:
+        if not store.whole(RELEASE, step):
+            continue
+        files = [path for path in (store.folder(RELEASE, step) / name for name in TEXT_FILES) if path.is_file()]
+        same = (out / step).is_dir() and texts_of(out / step) == texts_of(store.folder(RELEASE, step))
+        if same or sum(path.stat().st_size for path in files) > TEXTS_BYTES:
+            continue
+        making = out / f".{step}.tmp"
+        with disk(making):
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            for path in files:
+                shutil.copyfile(path, making / path.name)
+            shutil.rmtree(out / step, ignore_errors=True)
+            making.rename(out / step)
+
+
+def _kept(
+    folder: Path, stages: Mapping[str, str], texts: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[Path]]:
+    """The files of those releases whose kept texts are the ones that their record speaks of."""
+    found = {}
+    for step, stage in stages.items():
+        told = json.loads(texts[step][DONE]).get(TEXTS) if stage == RELEASE else None
+        if told is not None and texts_of(folder / step) == told:
+            found[step] = [path for path in (folder / step / name for name in TEXT_FILES) if path.is_file()]
+    return found
+
+
+def _lacks(store: Store, step: str, kept: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a stored release lacks the very texts that are kept of it."""
+    if step not in kept or store.whole(RELEASE, step):
+        return False
+    return store.record(RELEASE, step).get(TEXTS) == texts_of(kept[step][0].parent)
 
 
 def _records(path: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

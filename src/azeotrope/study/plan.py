@@ -12,6 +12,7 @@ from azeotrope.models import conduct
 from azeotrope.models.endpoint_settings import identity_of
 from azeotrope.study.arms import Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
+from azeotrope.study.making import stale
 from azeotrope.study.specs import (
     ATTACK,
     DETECT,
@@ -115,8 +116,16 @@ def step_id(
 
 
 def remaining(steps: Sequence[Step], store: Store) -> list[Step]:
-    """The steps that are not stored, and those whose texts these need and the store does not hold, in order."""
-    missing = [step for step in steps if not store.done(step.stage, step.id)]
+    """The steps to do, in order: what is not stored, what read other texts than the store's release has
+    (`making`), and releases whose texts one of these needs and the store does not hold.
+    """
+    known: dict[str, str | None] = {}
+    missing = [
+        step
+        for step in steps
+        if not store.done(step.stage, step.id)
+        or (step.needs and stale(store, store.record(step.stage, step.id), step.needs, known))
+    ]
     needed = {need for step in missing for need in step.needs}
     ids = {step.id for step in missing}
     ids |= {step.id for step in steps if step.id in needed and not store.whole(step.stage, step.id)}

@@ -22,7 +22,7 @@ from azeotrope.study.gains import gains_table
 from azeotrope.study.governance import governance_table
 from azeotrope.study.manifest import LOGIT_ORDER, build_manifest
 from azeotrope.study.matrix import matrix_table
-from azeotrope.study.plan import Plan, make_plan, remaining
+from azeotrope.study.plan import Plan, Step, make_plan, remaining
 from azeotrope.study.predictors import predictors_table
 from azeotrope.study.progress import Progress
 from azeotrope.study.recovery import recovery_table
@@ -131,6 +131,25 @@ def _execute(
         console.print(
             f"{len(plan.work) - len(todo)} of {len(plan.work)} steps are stored already.", highlight=False
         )
+    _do(todo, store, stages, workers, threads, console, folder)
+    again = remaining(plan.work, store)
+    if again:
+        console.print(
+            f"{len(again)} steps had read other texts of a release that was made again here; they are done again.",
+            highlight=False,
+        )
+        _do(again, store, stages, workers, threads, console, folder)
+
+
+def _do(
+    todo: Sequence[Step],
+    store: Store,
+    stages: Stages,
+    workers: int,
+    threads: int,
+    console: Console,
+    folder: Path,
+) -> None:
     rates = {stage: stage_rate(store, stage) or 1.0 for stage in STAGES}
     expected = {step.id: step.estimate["seconds"] * rates[step.stage] for step in todo}
     with Progress(todo, expected, workers=workers, console=console) as progress:

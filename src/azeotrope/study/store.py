@@ -27,6 +27,7 @@ from azeotrope.core.errors import AzeotropeError, RunError
 
 DONE = "done.json"
 LOCK = ".lock"
+READ = "read"  # in done.json: the texts that a step read (`making`)
 
 
 class Store:
@@ -63,8 +64,9 @@ class Store:
     ) -> None:
         """Write done.json, sync everything, and move the folder to its place.
 
-        An unfinished folder in the way is replaced, and so is one without its texts. If another process finished
-        the same step first, its result stays (the two are equal by construction) and ours is dropped.
+        An unfinished folder in the way is replaced, and so is one without its texts, or one that read other texts
+        (`making`). If another process finished the same step first, its result stays (the two are equal by
+        construction) and ours is dropped.
         """
         final = self.folder(stage, step_id)
         with disk(final):
@@ -75,7 +77,7 @@ class Store:
                 if path.is_file():
                     _sync(path)
             final.parent.mkdir(parents=True, exist_ok=True)
-            if final.exists() and not (self.done(stage, step_id) if measured_only else self.whole(stage, step_id)):
+            if final.exists() and not self._stays(stage, step_id, record, measured_only):
                 shutil.rmtree(final)
             try:
                 os.rename(temporary, final)
@@ -84,6 +86,12 @@ class Store:
                     raise
                 shutil.rmtree(temporary, ignore_errors=True)
             _sync_folder(final.parent)
+
+    def _stays(self, stage: str, step_id: str, record: Mapping[str, Any], measured_only: bool) -> bool:
+        """Whether what is stored of a step is worth as much as what would replace it."""
+        if measured_only or not self.done(stage, step_id):
+            return self.done(stage, step_id)
+        return self.whole(stage, step_id) and self.record(stage, step_id).get(READ) == record.get(READ)
 
     def clean(self) -> None:
         """Remove temporary folders whose process is gone."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from azeotrope.study.claims import Trial
 from azeotrope.study.forecast import Forecast
 from azeotrope.study.origin import code_revision
-from azeotrope.study.plan import Plan, make_plan
+from azeotrope.study.plan import Plan, make_plan, remaining
 from azeotrope.study.run import MANIFEST, default_stages, dry_run_of, run
 from azeotrope.study.specs import Stages
 from azeotrope.study.store import DONE, Store, disk, read_json, write_bytes, write_json, write_parquet
@@ -76,7 +76,7 @@ def conclude(trial: Trial, *, runs: Path, stages: Stages | None = None) -> Trial
         study = trial.study(part)
         manifest = store.root / study.name / MANIFEST
         plan = make_plan(study, working)
-        if not manifest.is_file() or not all(store.done(s.stage, s.id) for s in plan.steps):
+        if not manifest.is_file() or remaining(plan.work, store):
             continue
         measured[part] = (plan, {t.label: load_task(plan, store, t.label) for t in plan.expansion.tasks})
         own = {

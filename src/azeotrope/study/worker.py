@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from azeotrope.core.errors import AzeotropeError, ConfigError, MissingError, RunError
+from azeotrope.study.making import making
 from azeotrope.study.origin import origin, place
 from azeotrope.study.plan import Step
 from azeotrope.study.specs import RELEASE, AttackSpec, DetectSpec, ReleaseSpec, Stages
@@ -49,6 +50,7 @@ def run_step(step: Step, stages: Stages, store: Store) -> float:
             "estimate": dict(step.estimate),
             "identity": step.identity,
             "made": origin(),
+            **making(store, temporary, step.needs),
         }
         store.finish(temporary, step.stage, step.id, record)
     finally:
