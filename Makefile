@@ -44,5 +44,6 @@ lint: setup ## Check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: setup ## Generate docs/methods and docs/cli.md from the code
+docs: setup ## Generate docs/methods and docs/cli.md from the code, and tables from the archived results
 	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python scripts/fill_tables.py

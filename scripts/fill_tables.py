@@ -1,0 +1,161 @@
+"""Fill the tables of a page from the archived results: `python scripts/fill_tables.py [--check] [PAGE...]`.
+
+A table stands between two comments; the first says in YAML what its cells are:
+
+    <!-- table
+    common: {run: logits-pattern, student: student-llama, arm: [none, cmi(scale=1)]}
+    columns: {lookup: {task: lookup}, arithmetic: {task: arithmetic}}
+    rows: {text alone: {attack: sft}, "`fkl`": {attack: fkl}}
+    -->
+    <!-- end -->
+
+A cell is what `common`, its column and its row say together. `show` is `accuracy` (students, the default),
+`share` (of the loss that is brought back), `drop` of a `utility`, `drops` (of accuracy and of valid steps), or a
+metric of the teacher. An attack is its label, or its kind where that is enough. Of several arms, cells are joined
+by an arrow. A row's `leave` names columns that stay empty. `verdicts: {K1: text}` in place of columns and rows
+lists claims of the trial `run`. With --check nothing is written; the exit code is 1 if a page is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+PAGES = (ROOT / "docs" / "logits_results.md",)
+BLOCK = re.compile(r"(<!-- table\n(.*?)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
+TASKS = ("lookup", "arithmetic")
+
+
+def filled(page: str) -> str:
+    """The page with its tables as the archives have them. Raises ValueError for a cell that they do not have."""
+    return BLOCK.sub(lambda found: found[1] + table(yaml.safe_load(found[2])) + found[4], page)
+
+
+def table(spec: Mapping[str, Any]) -> str:
+    if "verdicts" in spec:
+        return _lines(["claim", *TASKS, "MDD, points"], _verdicts(spec["run"], spec["verdicts"]))
+    columns, common = spec["columns"], spec.get("common", {})
+    rows = []
+    for name, row in spec["rows"].items():
+        left = row.get("leave", ())
+        rows.append([name, *("" if c in left else cell({**common, **own, **row}) for c, own in columns.items())])
+    return _lines([spec.get("head", ""), *columns], rows)
+
+
+def cell(what: Mapping[str, Any]) -> str:
+    """One cell, or, of several arms, one after another."""
+    arms = what["arm"] if isinstance(what["arm"], list) else [what["arm"]]
+    return " → ".join(_one({**what, "arm": arm}) for arm in arms)
+
+
+def _one(what: Mapping[str, Any]) -> str:
+    show, where = what.get("show", "accuracy"), {"task": what["task"], "arm": what["arm"]}
+    if show == "drop":
+        row = _row(what["run"], "utility", {**where, "utility": what["utility"]})
+        return _interval(row, "drop", "low", "high", 1)
+    if show == "drops":
+        return ", ".join(
+            _one({**what, "show": "drop", "utility": name}) for name in ("teacher_accuracy", "trace_validity")
+        )
+    if show == "share":
+        wanted = {**where, "attack": what["attack"], "metric": "student_accuracy"}
+        row = _row(what["run"], "recovery", wanted, _family(what))
+        return _interval(row, "recovery", "recovery_low", "recovery_high", 0, " %")
+    if show == "accuracy":
+        wanted = {**where, "attack": what["attack"], "metric": "student_accuracy"}
+        return _interval(_row(what["run"], "results", wanted, _family(what)), "value", "low", "high", 0)
+    return rounded(100 * _row(what["run"], "results", {**where, "metric": show}, "")["value"], 1)
+
+
+def _family(what: Mapping[str, Any]) -> str:
+    return f"embedded/{what['student']}"
+
+
+def _interval(row: Mapping[str, Any], value: str, low: str, high: str, digits: int, unit: str = "") -> str:
+    a, b, c = (rounded(100 * row[key], digits) for key in (value, low, high))
+    return f"{a}{unit} [{b}, {c}]"
+
+
+def rounded(value: float, digits: int) -> str:
+    """A number in decimals, halves upward, with a real minus sign.
+
+    >>> rounded(62.5, 0), rounded(-0.04, 1), rounded(-1.25, 1)
+    ('63', '0.0', '−1.3')
+    """
+    step = Decimal(1).scaleb(-digits)
+    found = Decimal(repr(round(value, 6))).quantize(step, ROUND_HALF_UP)
+    return str(abs(found)) if not found else str(found).replace("-", "−")
+
+
+def _row(run: str, name: str, where: Mapping[str, str], student: str | None = None) -> dict[str, Any]:
+    frame = _frame(RESULTS / run / f"{name}.parquet")
+    for column, value in where.items():
+        exact = frame.filter(pl.col(column) == value)
+        frame = (
+            exact
+            if len(exact) or column != "attack"
+            else frame.filter(pl.col(column).str.starts_with(f"{value}("))
+        )
+    if student is not None:
+        frame = frame.filter(pl.col("student") == student)
+    if len(frame) != 1:
+        raise ValueError(f"results/{run}/{name}.parquet has {len(frame)} rows for {dict(where)}, {student}")
+    return frame.row(0, named=True)
+
+
+@cache
+def _frame(path: Path) -> pl.DataFrame:
+    return pl.read_parquet(path)
+
+
+def _verdicts(trial: str, texts: Mapping[str, str]) -> list[list[str]]:
+    told = json.loads((RESULTS / trial / "claims.json").read_text(encoding="utf-8"))["verdicts"]
+    found = {(verdict["claim"], verdict["task"]): verdict for verdict in told}
+    rows = []
+    for claim, text in texts.items():
+        here = [found.get((claim, task)) for task in TASKS]
+        sizes = ["–" if v is None or v["mdd"] is None else rounded(100 * v["mdd"], 1) for v in here]
+        words = ["not decided" if v is None else v["verdict"] + _adjusted(v) for v in here]
+        rows.append([f"{claim}: {text}", *words, "; ".join(sizes)])
+    return rows
+
+
+def _adjusted(verdict: Mapping[str, Any]) -> str:
+    return f" (p {verdict['p_holm']:.3f} after Holm)" if "not after Holm" in (verdict["reason"] or "") else ""
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(
+        "|" + "|".join(c if c == "---" else f" {c} " if c else " " for c in line) + "|\n" for line in lines
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    check = "--check" in arguments
+    pages = [Path(a) for a in arguments if a != "--check"] or list(PAGES)
+    stale = 0
+    for page in pages:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            stale += 1
+            print(f"{page.name} {'is stale' if check else 'was filled anew'}")
+            if not check:
+                page.write_text(after, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Tables of the documentation are the archives' figures."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+import pytest
+from cli_drive import ROOT, load_file
+
+
+@pytest.fixture
+def tables() -> ModuleType:
+    return load_file("fill_tables", ROOT / "scripts" / "fill_tables.py")
+
+
+def test_the_pages_are_current(tables: ModuleType) -> None:
+    assert tables.main(["--check"]) == 0, "run: make docs"
+
+
+def test_examples(tables: ModuleType) -> None:
+    assert doctest.testmod(tables).failed == 0
+
+
+def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack by its kind where it is the only one; arms joined; a cell left out; a claim not decided."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "run").mkdir()
+    common = {"task": "lookup", "student": "embedded/a", "metric": "student_accuracy"}
+    cells = [
+        ("none", "sft(n=1)", 0.925),
+        ("hot", "sft(n=1)", 0.5),
+        ("hot", "fkl(a=1)", 0.3),
+        ("hot", "fkl(a=2)", 0.4),
+    ]
+    rows = [
+        {**common, "arm": arm, "attack": attack, "value": v, "low": v - 0.1, "high": v} for arm, attack, v in cells
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "run" / "results.parquet")
+    verdict = {"claim": "K", "task": "lookup", "verdict": "supported", "mdd": 0.0449, "p_holm": 0.04, "reason": ""}
+    (tmp_path / "run" / "claims.json").write_text(json.dumps({"verdicts": [verdict]}))
+    page = """before
+<!-- table
+common: {run: run, student: a, task: lookup}
+columns: {one: {arm: [none, hot]}, two: {arm: hot, attack: fkl(a=2)}}
+rows: {text: {attack: sft, leave: [two]}}
+-->
+stale
+<!-- end -->
+<!-- table
+run: run
+verdicts: {K: it helps}
+-->
+<!-- end -->
+after"""
+    found = tables.filled(page)
+    assert "| | one | two |\n|---|---|---|\n| text | 93 [83, 93] → 50 [40, 50] | |\n<!-- end -->" in found
+    assert "| K: it helps | supported | not decided | 4.5; – |" in found
+    assert "stale" not in found
+    assert tables.filled(found) == found
+    with pytest.raises(ValueError, match="has 2 rows"):
+        tables.filled(page.replace("attack: sft", "attack: fkl").replace("[none, hot]", "hot"))
