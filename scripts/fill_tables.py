@@ -10,10 +10,11 @@ A table stands between two comments; the first says in YAML what its cells are:
     <!-- end -->
 
 A cell is what `common`, its column and its row say together. `show` is `accuracy` (students, the default),
-`share` (of the loss that is brought back), `drop` of a `utility`, `drops` (of accuracy and of valid steps), or a
-metric of the teacher. An attack is its label, or its kind where that is enough. Of several arms, cells are joined
-by an arrow. A row's `leave` names columns that stay empty. `verdicts: {K1: text}` in place of columns and rows
-lists claims of the trial `run`. With --check nothing is written; the exit code is 1 if a page is stale.
+`share` (of the loss that is brought back), `drop` of a `utility`, `drops` (of accuracy and of valid steps), the
+`mean` of a `figure` of the trained edits, how many of them were `kept`, or a metric of the teacher. An attack is
+its label, or its kind where that is enough. Of several arms, cells are joined by an arrow. A row's `leave` names
+columns that stay empty. In place of columns and rows, `verdicts: {K1: text}` lists claims of the trial `run`,
+and `maps: ARM` the arm's trained maps. With --check nothing is written; the exit code is 1 if a page is stale.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ RESULTS = ROOT / "results"
 PAGES = (ROOT / "docs" / "logits_results.md",)
 BLOCK = re.compile(r"(<!-- table\n(.*?)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 TASKS = ("lookup", "arithmetic")
+MAPS = (
+    *("", "draw", "cosine", "KL, nats", "CMI, nats (± standard error of the change)"),
+    *("argmax kept, %", "teacher right where the checkpoint was chosen, %", "within `keep`"),
+)
 
 
 def filled(page: str) -> str:
@@ -45,6 +50,8 @@ def filled(page: str) -> str:
 def table(spec: Mapping[str, Any]) -> str:
     if "verdicts" in spec:
         return _lines(["claim", *TASKS, "MDD, points"], _verdicts(spec["run"], spec["verdicts"]))
+    if "maps" in spec:
+        return _lines(MAPS, _maps(spec["run"], spec["maps"]))
     columns, common = spec["columns"], spec.get("common", {})
     rows = []
     for name, row in spec["rows"].items():
@@ -72,10 +79,49 @@ def _one(what: Mapping[str, Any]) -> str:
         wanted = {**where, "attack": what["attack"], "metric": "student_accuracy"}
         row = _row(what["run"], "recovery", wanted, _family(what))
         return _interval(row, "recovery", "recovery_low", "recovery_high", 0, " %")
+    if show in ("mean", "kept"):
+        return _edits(what["run"], where, what.get("figure", ""), what.get("digits", 2))
     if show == "accuracy":
         wanted = {**where, "attack": what["attack"], "metric": "student_accuracy"}
         return _interval(_row(what["run"], "results", wanted, _family(what)), "value", "low", "high", 0)
     return rounded(100 * _row(what["run"], "results", {**where, "metric": show}, "")["value"], 1)
+
+
+def _edits(run: str, where: Mapping[str, str], figure: str, digits: int) -> str:
+    """Of what was trained into the head, in all draws: the mean of a figure, or how many were kept."""
+    frame = _frame(RESULTS / run / "edits.parquet")
+    for column, value in where.items():
+        frame = frame.filter(pl.col(column) == value)
+    if not figure:
+        return f"{frame['kept'].sum()} of {len(frame)}"
+    return bare(float(frame[figure].mean()), digits)
+
+
+def _maps(run: str, arm: str) -> list[list[str]]:
+    """One row for each trained map."""
+    found = _frame(RESULTS / run / "edits.parquet").filter(pl.col("arm") == arm)
+    return [
+        [
+            row["task"],
+            str(row["draw"]),
+            bare(row["held_out"], 2),
+            bare(row["kl"], 3),
+            f"{bare(row['cmi_before'], 3)} → {bare(row['cmi_after'], 3)} (± {bare(row['cmi_change_se'], 4)})",
+            rounded(100 * row["agreement"], 1),
+            f"{rounded(100 * row['clean_accuracy'], 1)} → {rounded(100 * row['accuracy'], 1)}",
+            "yes" if row["kept"] else "no",
+        ]
+        for row in found.iter_rows(named=True)
+    ]
+
+
+def bare(value: float, digits: int) -> str:
+    """A number without the zero before its point.
+
+    >>> bare(-0.056, 2), bare(0.0604, 3), bare(1.25, 1)
+    ('−.06', '.060', '1.3')
+    """
+    return re.sub(r"^(−?)0\.", r"\1.", rounded(value, digits))
 
 
 def _family(what: Mapping[str, Any]) -> str:
