@@ -49,7 +49,8 @@ def filled(page: str) -> str:
 
 def table(spec: Mapping[str, Any]) -> str:
     if "verdicts" in spec:
-        return _lines(["claim", *TASKS, "MDD, points"], _verdicts(spec["run"], spec["verdicts"]))
+        tasks = spec.get("tasks", TASKS)
+        return _lines(["claim; effects in points", *tasks], _verdicts(spec["run"], spec["verdicts"], tasks))
     if "maps" in spec:
         return _lines(MAPS, _maps(spec["run"], spec["maps"]))
     columns, common = spec["columns"], spec.get("common", {})
@@ -165,20 +166,30 @@ def _frame(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def _verdicts(trial: str, texts: Mapping[str, str]) -> list[list[str]]:
+def _verdicts(trial: str, texts: Mapping[str, str], tasks: Sequence[str]) -> list[list[str]]:
+    """Claims and, by task, the verdict, what it rests on if that is one effect, and the detectable difference."""
     told = json.loads((RESULTS / trial / "claims.json").read_text(encoding="utf-8"))["verdicts"]
     found = {(verdict["claim"], verdict["task"]): verdict for verdict in told}
+    effects = _frame(RESULTS / trial / "claims.parquet")
     rows = []
     for claim, text in texts.items():
-        here = [found.get((claim, task)) for task in TASKS]
-        sizes = ["–" if v is None or v["mdd"] is None else rounded(100 * v["mdd"], 1) for v in here]
-        words = ["not decided" if v is None else v["verdict"] + _adjusted(v) for v in here]
-        rows.append([f"{claim}: {text}", *words, "; ".join(sizes)])
+        own = effects.filter(pl.col("claim") == claim)
+        here = [_verdict(found.get((claim, task)), own.filter(pl.col("task") == task)) for task in tasks]
+        rows.append([f"{claim}: {text}", *here])
     return rows
 
 
-def _adjusted(verdict: Mapping[str, Any]) -> str:
-    return f" (p {verdict['p_holm']:.3f} after Holm)" if "not after Holm" in (verdict["reason"] or "") else ""
+def _verdict(verdict: Mapping[str, Any] | None, effects: pl.DataFrame) -> str:
+    if verdict is None:
+        return "not decided"
+    parts = [f"**{verdict['verdict']}**"]
+    if "not after Holm" in (verdict["reason"] or ""):
+        parts[0] += f" (p {bare(verdict['p_holm'], 3)} after Holm)"
+    if len(effects) == 1 and effects["low"][0] is not None:
+        parts.append(_interval(effects.row(0, named=True), "value", "low", "high", 1))
+    if verdict["mdd"] is not None:
+        parts.append(f"MDD {rounded(100 * verdict['mdd'], 1)}")
+    return ", ".join(parts)
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -41,6 +41,8 @@ def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
     ]
     pl.DataFrame(rows).write_parquet(tmp_path / "run" / "results.parquet")
     verdict = {"claim": "K", "task": "lookup", "verdict": "supported", "mdd": 0.0449, "p_holm": 0.04, "reason": ""}
+    effect = {"claim": "K", "task": "lookup", "value": 0.1, "low": 0.05, "high": 0.149}
+    pl.DataFrame([effect]).write_parquet(tmp_path / "run" / "claims.parquet")
     (tmp_path / "run" / "claims.json").write_text(json.dumps({"verdicts": [verdict]}))
     page = """before
 <!-- table
@@ -58,7 +60,7 @@ verdicts: {K: it helps}
 after"""
     found = tables.filled(page)
     assert "| | one | two |\n|---|---|---|\n| text | 93 [83, 93] → 50 [40, 50] | |\n<!-- end -->" in found
-    assert "| K: it helps | supported | not decided | 4.5; – |" in found
+    assert "| K: it helps | **supported**, 10.0 [5.0, 14.9], MDD 4.5 | not decided |" in found
     assert "stale" not in found
     assert tables.filled(found) == found
     with pytest.raises(ValueError, match="has 2 rows"):
