@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from study_fakes import FakeStages, study
 
+from azeotrope.cli.status import status
 from azeotrope.core.errors import AzeotropeError, MissingError
 from azeotrope.study.archive import archive, restore
 from azeotrope.study.plan import make_plan, remaining
@@ -184,3 +185,13 @@ def test_texts_of_another_making_are_not_put_back(tmp_path: Path) -> None:
     restore(kept, tmp_path / "there")
     releases = [step for step in make_plan(study(**TWO), FakeStages()).work if step.stage == "release"]
     assert not any(Store(tmp_path / "there").whole("release", step.id) for step in releases)
+
+
+def test_status_does_not_count_what_read_other_texts(tmp_path: Path) -> None:
+    folder = ran(tmp_path, FakeStages(), **TWO)
+    whole = status(folder)
+    step = next(path for path in (tmp_path / "steps" / "attack").glob("*/done.json"))
+    record = json.loads(step.read_text())
+    step.write_text(json.dumps({**record, "read": dict.fromkeys(record["read"], "elsewhere")}))
+    less = status(folder)
+    assert (whole["stored"], less["stored"]) == (whole["steps"], whole["steps"] - 1)

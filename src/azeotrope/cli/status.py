@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from azeotrope.core.errors import AzeotropeError, MissingError
+from azeotrope.core.errors import AzeotropeError, MissingError, RunError
+from azeotrope.study.making import stored
 from azeotrope.study.store import LOCK, Store
 
 
@@ -21,7 +22,7 @@ def status(folder: Path) -> dict[str, Any]:
     failed = (folder / "error.txt").is_file()
     state = ("running" if locked(folder / LOCK) else "finished" if finished
              else "failed" if failed else "unfinished")  # fmt: skip
-    steps, stored, detail = _counts(folder)
+    steps, done, detail = _counts(folder)
     if failed:
         lines = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         detail.append(f"last error: {lines[-1] if lines else 'none'} (all of it: {folder / 'error.txt'})")
@@ -30,7 +31,7 @@ def status(folder: Path) -> dict[str, Any]:
         detail.append(f"report: {page}" if page.is_file() else f"no report yet: azeotrope report {folder}")
     if state in ("failed", "unfinished"):
         detail.append(f"continue: azeotrope run {folder / 'study.yaml'} --runs {folder.parent}")
-    return {"run": str(folder), "state": state, "steps": steps, "stored": stored, "detail": detail}
+    return {"run": str(folder), "state": state, "steps": steps, "stored": done, "detail": detail}
 
 
 def locked(path: Path) -> bool:
@@ -55,9 +56,10 @@ def _counts(folder: Path) -> tuple[int | None, int | None, list[str]]:
     if (folder / "steps.json").is_file():
         try:
             listed = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
-            done = sum(store.done(step["stage"], step["id"]) for step in listed)
+            known: dict[str, str | None] = {}
+            done = sum(stored(store, s["stage"], s["id"], s.get("needs", ()), known) for s in listed)
             return len(listed), done, []
-        except (OSError, ValueError, TypeError, KeyError):
+        except (RunError, OSError, ValueError, TypeError, KeyError):
             return None, None, [f"{folder / 'steps.json'} cannot be read; run the study again"]
     try:
         from azeotrope.study.config import load_study

@@ -37,20 +37,21 @@ def making(store: Store, folder: Path, needs: Sequence[str]) -> dict[str, Any]:
     return ({TEXTS: own} if own else {}) | ({READ: told} if told else {})
 
 
-def stale(store: Store, record: Mapping[str, Any], needs: Sequence[str], known: dict[str, str | None]) -> bool:
-    """Whether a stored step read other texts than its stored releases have; `known` keeps what was looked up.
+def stored(store: Store, stage: str, step: str, needs: Sequence[str], known: dict[str, str | None]) -> bool:
+    """Whether a step is done, on the texts that its stored releases have; `known` keeps what was looked up.
 
-    Steps of before texts were told of have None on both sides, and pass.
+    Steps of before texts were told of have None on both sides, and pass. Raises RunError for a damaged record.
     """
-    read = record.get(READ) or {}
+    if not store.done(stage, step):
+        return False
+    read: Mapping[str, str] = (store.record(stage, step).get(READ) or {}) if needs else {}
     for need in needs:
-        if not store.done(RELEASE, need):
-            continue
-        if need not in known:
-            known[need] = _texts(store, need)
-        if read.get(need) != known[need]:
-            return True
-    return False
+        if store.done(RELEASE, need):
+            if need not in known:
+                known[need] = _texts(store, need)
+            if read.get(need) != known[need]:
+                return False
+    return True
 
 
 def _texts(store: Store, release: str) -> str | None:

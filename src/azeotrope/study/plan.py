@@ -12,7 +12,7 @@ from azeotrope.models import conduct
 from azeotrope.models.endpoint_settings import identity_of
 from azeotrope.study.arms import Arm, Expansion, Named, expand
 from azeotrope.study.config import StudentSettings, Study
-from azeotrope.study.making import stale
+from azeotrope.study.making import stored
 from azeotrope.study.specs import (
     ATTACK,
     DETECT,
@@ -120,12 +120,7 @@ def remaining(steps: Sequence[Step], store: Store) -> list[Step]:
     (`making`), and releases whose texts one of these needs and the store does not hold.
     """
     known: dict[str, str | None] = {}
-    missing = [
-        step
-        for step in steps
-        if not store.done(step.stage, step.id)
-        or (step.needs and stale(store, store.record(step.stage, step.id), step.needs, known))
-    ]
+    missing = [step for step in steps if not stored(store, step.stage, step.id, step.needs, known)]
     needed = {need for step in missing for need in step.needs}
     ids = {step.id for step in missing}
     ids |= {step.id for step in steps if step.id in needed and not store.whole(step.stage, step.id)}

@@ -113,7 +113,8 @@ def _run(
         store.clean()
         write_bytes(folder / "study.yaml", dump_study(study).encode())
         write_json(
-            folder / STEPS, [{"stage": step.stage, "id": step.id, "label": step.label} for step in plan.steps]
+            folder / STEPS,
+            [{"stage": s.stage, "id": s.id, "label": s.label, "needs": list(s.needs)} for s in plan.steps],
         )
         _execute(plan, store, stages, workers, threads, console, folder)
         write_tables(plan, store, folder, command=command, logit_order=logit_order, started=start)
