@@ -175,23 +175,37 @@ def test_nobody_elses_setting_does_harm(lm: LM, wild: Sampling) -> None:
     engine.stop()
 
 
+class Watcher(Client):
+    """Waits with its first token until `go`; looks at the engine, in its thread, once all `others` have begun."""
+
+    def __init__(self, engine: Engine, most: int) -> None:
+        super().__init__(most)
+        self.engine, self.begun, self.go = engine, threading.Event(), threading.Event()
+        self.others: list[Client] = []
+        self.widths: list[int] = []
+
+    def take(self, token: int, finished: bool) -> bool:
+        self.begun.set()
+        assert self.go.wait(60)
+        if not self.widths and all(client.ids for client in self.others):
+            self.widths = sorted(cohort.run.width for cohort in self.engine._cohorts)
+        return super().take(token, finished)
+
+
 def test_a_long_conversation_stays_apart(lm: LM) -> None:
     """Every short row would be padded to its length."""
     engine, given = Engine(lm, rows=64), prompts(lm, 9)
     long = tuple(given[0] * 6)
-    first = Client(40)
+    first = Watcher(engine, 40)
     engine.submit(Ticket(long, 0, SAMPLING, LIMIT, first.take, first.fail))
-    while not first.ids:
-        pass
-    others = [send(engine, prompt, seed, most=30) for seed, prompt in enumerate(given[1:])]
-    while not all(client.ids for client in others):
-        pass
-    widths = sorted(cohort.run.width for cohort in engine._cohorts)
-    for client in [first, *others]:
+    assert first.begun.wait(60)
+    first.others = [send(engine, prompt, seed, most=30) for seed, prompt in enumerate(given[1:])]
+    first.go.set()
+    for client in [first, *first.others]:
         assert client.over.wait(60)
     engine.stop()
-    assert len(widths) > 1
-    assert widths[0] < 128 < len(long) <= widths[-1]
+    assert len(first.widths) > 1
+    assert first.widths[0] < 128 < len(long) <= first.widths[-1]
 
 
 def test_what_cannot_be_opened_ends_nobody_else(lm: LM) -> None:
