@@ -148,12 +148,10 @@ def rounded(value: float, digits: int) -> str:
 def _row(run: str, name: str, where: Mapping[str, str], student: str | None = None) -> dict[str, Any]:
     frame = _frame(RESULTS / run / f"{name}.parquet")
     for column, value in where.items():
-        exact = frame.filter(pl.col(column) == value)
-        frame = (
-            exact
-            if len(exact) or column != "attack"
-            else frame.filter(pl.col(column).str.starts_with(f"{value}("))
-        )
+        found = frame.filter(pl.col(column) == value)
+        if column == "attack" and not len(found):
+            found = frame.filter(pl.col(column).str.starts_with(f"{value}("))
+        frame = found
     if student is not None:
         frame = frame.filter(pl.col("student") == student)
     if len(frame) != 1:

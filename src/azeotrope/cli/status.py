@@ -59,7 +59,9 @@ def _counts(folder: Path) -> tuple[int | None, int | None, list[str]]:
             known: dict[str, str | None] = {}
             done = sum(stored(store, s["stage"], s["id"], s.get("needs", ()), known) for s in listed)
             return len(listed), done, []
-        except (RunError, OSError, ValueError, TypeError, KeyError):
+        except RunError as error:
+            return None, None, [f"the steps cannot be counted: {error}"]
+        except (OSError, ValueError, TypeError, KeyError):
             return None, None, [f"{folder / 'steps.json'} cannot be read; run the study again"]
     try:
         from azeotrope.study.config import load_study

@@ -147,7 +147,7 @@ def _pack(steps: Sequence[tuple[str, str]], store: Store, out: Path) -> None:
 def _keep(releases: Sequence[str], store: Store, out: Path) -> None:
     """Copy the texts of releases that have them, each to a folder of its own."""
     for step in releases:
-        if not store.whole(RELEASE, step):
+        if not store.whole(RELEASE, step) or TEXTS not in store.record(RELEASE, step):
             continue
         files = [path for path in (store.folder(RELEASE, step) / name for name in TEXT_FILES) if path.is_file()]
         same = (out / step).is_dir() and texts_of(out / step) == texts_of(store.folder(RELEASE, step))
