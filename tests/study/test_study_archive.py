@@ -195,3 +195,34 @@ def test_status_does_not_count_what_read_other_texts(tmp_path: Path) -> None:
     step.write_text(json.dumps({**record, "read": dict.fromkeys(record["read"], "elsewhere")}))
     less = status(folder)
     assert (whole["stored"], less["stored"]) == (whole["steps"], whole["steps"] - 1)
+
+
+def without_word_of_texts(kept: Path, out: Path) -> Path:
+    """The archive as it was written before steps told of the texts they read."""
+    older = Path(shutil.copytree(kept, out / kept.name))
+    path = older / "measured" / "records.parquet"
+    rows = pl.read_parquet(path).to_dicts()
+    for row in rows:
+        if row["file"] == "done.json":
+            told = json.loads(row["text"])
+            row["text"] = json.dumps({key: value for key, value in told.items() if key not in ("texts", "read")})
+    write_parquet(pl.DataFrame(rows), path)
+    return older
+
+
+@pytest.mark.parametrize("texts", [True, False])
+@pytest.mark.parametrize("older_first", [True, False])
+def test_archives_may_be_restored_in_any_order(tmp_path: Path, texts: bool, older_first: bool) -> None:
+    newer = archive(ran(tmp_path / "here", FakeStages(), **TWO), tmp_path / "results", texts=texts)
+    older = without_word_of_texts(newer, tmp_path / "older")
+    there, plan = tmp_path / "there", make_plan(study(**TWO), FakeStages())
+    for source in (older, newer) if older_first else (newer, older):
+        restore(source, there)
+    store = Store(there)
+    assert remaining(plan.work, store) == []
+    for step in plan.work:
+        record = store.record(step.stage, step.id)
+        assert "texts" in record if step.stage == "release" else set(record.get("read", ())) == set(step.needs)
+        if step.stage == "release":
+            assert store.whole("release", step.id) == texts
+    assert restore(older, there).new == restore(newer, there).new == 0

@@ -64,3 +64,19 @@ def test_one_row_an_edit(tmp_path: Path) -> None:
 def test_without_edits_the_table_is_empty(tmp_path: Path) -> None:
     folder = run(study(draws=1), runs=tmp_path, workers=0, stages=FakeStages(), console=Console(quiet=True))
     assert pl.read_parquet(folder / "edits.parquet").is_empty()
+
+
+def test_what_a_draw_trains_anew_is_a_unit_of_its_own(tmp_path: Path) -> None:
+    """The same measurements: wider intervals for teachers of which every draw is another, no other estimate."""
+    drops = {}
+    for name, stages in (("trained", Trained()), ("one", FakeStages())):
+        folder = run(study(draws=3), runs=tmp_path / name, workers=0, stages=stages, console=Console(quiet=True))
+        table = pl.read_parquet(folder / "utility.parquet").filter(pl.col("utility") == "teacher_accuracy")
+        drops[name] = {row["arm"]: row for row in table.iter_rows(named=True)}
+    for arm, row in drops["one"].items():
+        anew, width = drops["trained"][arm], row["high"] - row["low"]
+        assert anew["drop"] == row["drop"]
+        if arm.startswith(("ads", "temperature")):
+            assert anew["high"] - anew["low"] > 1.1 * width
+        else:
+            assert (anew["low"], anew["high"]) == (row["low"], row["high"])

@@ -211,7 +211,7 @@ def infos(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 def _teacher_rows(plan: Plan, task: str, data: TaskData, arm: Arm) -> Iterator[dict[str, Any]]:
     for metric, matrix in data.teachers[arm.label].items():
-        weights = teacher_weights(plan.study, task, matrix.shape[1])
+        weights = teacher_weights(plan.study, task, matrix.shape[1], anew=arm.label in data.anew)
         yield _row(metric, _interval(metric, matrix, weights, plan.study.analysis.confidence))
 
 

@@ -29,6 +29,7 @@ from azeotrope.study.run import MANIFEST, STEPS
 from azeotrope.study.specs import RELEASE
 from azeotrope.study.store import (
     DONE,
+    READ,
     Store,
     disk,
     read_json,
@@ -46,6 +47,7 @@ TEXTS_BYTES = 4_000_000  # the most that is kept of one release: a dozen maps ar
 STEP_FILES_LEFT = frozenset({*TEXT_FILES, "diffs.json", "losses.parquet"})
 RUN_FILES_LEFT = frozenset({"report.html", "diffs.json", "losses.parquet", ".lock", "error.txt", STEPS})
 RECORD = pl.Schema({"step": pl.String, "stage": pl.String, "file": pl.String, "text": pl.String})
+Record = Mapping[str, Any]
 _PART = re.compile(r"[a-z][a-z_]{0,40}\Z")
 _ID = re.compile(r"[0-9a-f]{8,64}\Z")
 
@@ -87,7 +89,9 @@ def archive(run: Path, out: Path, *, texts: bool = False) -> Path:
 
 
 def restore(source: Path, runs: Path) -> Restored:
-    """Put an archive's steps into the store of `runs`, and its tables into `runs`/<name>; what is there stays.
+    """Put an archive's steps into the store of `runs`, and its tables into `runs`/<name>; what is there stays,
+    unless the archive knows of the texts that it read, or was, and the store does not (of archives from before
+    these were told of, restored in any order).
 
     Raises MissingError if `source` holds no measurements, RunError if they are damaged.
     """
@@ -96,8 +100,9 @@ def restore(source: Path, runs: Path) -> Restored:
         raise MissingError(f"'{source}' holds no '{MEASURED}/{RECORDS}'; name a folder that 'archive' wrote.")
     store = Store(runs)
     stages, texts = _records(folder / RECORDS)
-    kept = _kept(source.parent / RELEASES, stages, texts)
-    wanted = [step for step, stage in stages.items() if not store.done(stage, step) or _lacks(store, step, kept)]
+    records = {step: json.loads(files[DONE]) for step, files in texts.items()}
+    kept = _kept(source.parent / RELEASES, stages, records)
+    wanted = _wanted(store, stages, records, kept)
     making = {step: store.begin(stages[step], step) for step in wanted}
     try:
         for step in wanted:
@@ -111,8 +116,7 @@ def restore(source: Path, runs: Path) -> Restored:
             if path.name != RECORDS:
                 _spread(path, making)
         for step in wanted:
-            record = json.loads(texts[step][DONE])
-            store.finish(making[step], stages[step], step, record, measured_only=step not in kept)
+            store.finish(making[step], stages[step], step, records[step], measured_only=step not in kept)
     finally:
         for temporary in making.values():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -163,23 +167,52 @@ def _keep(releases: Sequence[str], store: Store, out: Path) -> None:
             making.rename(out / step)
 
 
-def _kept(
-    folder: Path, stages: Mapping[str, str], texts: Mapping[str, Mapping[str, str]]
-) -> dict[str, list[Path]]:
+def _kept(folder: Path, stages: Mapping[str, str], records: Mapping[str, Record]) -> dict[str, list[Path]]:
     """The files of those releases whose kept texts are the ones that their record speaks of."""
     found = {}
     for step, stage in stages.items():
-        told = json.loads(texts[step][DONE]).get(TEXTS) if stage == RELEASE else None
+        told = records[step].get(TEXTS) if stage == RELEASE else None
         if told is not None and texts_of(folder / step) == told:
             found[step] = [path for path in (folder / step / name for name in TEXT_FILES) if path.is_file()]
     return found
 
 
-def _lacks(store: Store, step: str, kept: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether a stored release lacks the very texts that are kept of it."""
-    if step not in kept or store.whole(RELEASE, step):
+def _wanted(
+    store: Store, stages: Mapping[str, str], records: Mapping[str, Record], kept: Mapping[str, Sequence[Path]]
+) -> list[str]:
+    """The steps that are not stored, and those of which the archive has more than the store: releases first.
+
+    Of a release, its texts, or which they were; of what reads one, that it read the very texts of the store.
+    """
+    releases = [
+        step
+        for step, stage in stages.items()
+        if stage == RELEASE and (not store.done(stage, step) or _lacks(store, step, records[step], kept))
+    ]
+    told = {step: records[step].get(TEXTS) for step in releases}
+    others = [
+        step
+        for step, stage in stages.items()
+        if stage != RELEASE and (not store.done(stage, step) or _fits_better(store, stage, records[step], told))
+    ]
+    return releases + others
+
+
+def _lacks(store: Store, step: str, record: Record, kept: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a stored release lacks what the archive has: the texts, or their fingerprint."""
+    if store.whole(RELEASE, step) or TEXTS not in record:
         return False
-    return store.record(RELEASE, step).get(TEXTS) == texts_of(kept[step][0].parent)
+    own = store.record(RELEASE, step).get(TEXTS)
+    return own is None or (own == record[TEXTS] and step in kept)
+
+
+def _fits_better(store: Store, stage: str, record: Record, told: Mapping[str, str | None]) -> bool:
+    """Whether the archived step read what the store's releases (then) hold, and the stored one did not."""
+    read = record.get(READ) or {}
+    if not read or store.record(stage, record["id"]).get(READ) == read:
+        return False
+    here = {need: store.record(RELEASE, need).get(TEXTS) for need in read if store.done(RELEASE, need)}
+    return all({**here, **told}.get(need) == texts for need, texts in read.items())
 
 
 def _records(path: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

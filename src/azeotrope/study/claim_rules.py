@@ -35,7 +35,7 @@ from azeotrope.study.equal_cost import Sweep
 from azeotrope.study.gains import highest, share_of
 from azeotrope.study.governance import CAPABILITY, shares
 from azeotrope.study.plan import Plan
-from azeotrope.study.resampling import draw_weights, spread, units, weights_for
+from azeotrope.study.resampling import spread, teacher_weights, units, weights_for
 from azeotrope.study.tables import TaskData, over_draws, over_seeds
 from azeotrope.study.utility import kept
 from azeotrope.study.vocabulary import UNDEFENDED, is_control
@@ -248,11 +248,9 @@ def _spares(rule: Spares, scene: Scene) -> Effect:
     """The slack minus what the arm costs the teacher, who is one in every draw, whatever its students."""
     arm, data = _arm(scene, rule.arm).label, scene.data
     items = len(data.problems)
+    drawn = teacher_weights(scene.plan.study, scene.task, items, anew=True)
     alone = Weights(np.eye(data.draws), np.full((data.draws, items), 1.0 / items))
-    left, units = (
-        rule.slack - _lost(scene, arm, rule.utility, weights)
-        for weights in (draw_weights(scene.plan.study, scene.task, items), alone)
-    )
+    left, units = (rule.slack - _lost(scene, arm, rule.utility, weights) for weights in (drawn, alone))
     name = f"{rule.utility.replace('_', ' ')} lost is at most {100 * rule.slack:g} points"
     return Effect(name, left, units, margin=0.0, sought=rule.slack)
 

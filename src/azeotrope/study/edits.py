@@ -70,6 +70,11 @@ def edits_table(plan: Plan, store: Store) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
 
+def trains(info: dict[str, Any]) -> bool:
+    """Whether a release's info.json tells of a trained edit."""
+    return any(next(_edits(told), None) is not None for told in info.values() if isinstance(told, dict))
+
+
 def _edits(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for one in told.get("each", [told]):
         measure = next((key.removesuffix("_held_out") for key in one if key.endswith("_held_out")), None)

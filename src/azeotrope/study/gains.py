@@ -230,7 +230,7 @@ def _bounded(name: str, draws: Floats, confidence: float) -> Row:
 
 def _teacher(plan: Plan, task: str, data: TaskData, arm: str) -> Row:
     """The teacher's accuracy on an arm, and its drop with the weights of the utility table."""
-    weights = teacher_weights(plan.study, task, len(data.problems))
+    weights = teacher_weights(plan.study, task, len(data.problems), anew=arm in data.anew)
     clean, value = (kept(data, label, TEACHER, weights, data.draws) for label in (UNDEFENDED, arm))
     if clean is None or value is None:
         return {}

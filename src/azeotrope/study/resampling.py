@@ -33,27 +33,18 @@ def spread(study: Study, weights: Floats, bases: int, draws: int) -> Floats:
     return np.repeat(weights, bases, axis=1) / bases if study.analysis.unit == "draw" else weights
 
 
-def teacher_weights(study: Study, task: str, problems: int) -> Weights:
-    """Return the weights for the teacher's (draw, problem) matrices: draws resampled, not t-stretched.
+def teacher_weights(study: Study, task: str, problems: int, *, anew: bool) -> Weights:
+    """Return the weights for the teacher's (draw, problem) matrices: draws resampled, t-stretched if made `anew`.
 
-    The same model answers in every draw, so draws differ by sampling noise, which the problems carry.
+    Where the same model answers in every draw, draws differ by sampling noise, which the problems carry. Where a
+    draw makes it anew (a trained map), draws are units of their own.
     """
     return resample(
         study.draws_of(task),
         problems,
         replicates=study.analysis.replicates,
         seed=derive(study.seed, "bootstrap", task),
-        calibrate=False,
-    )
-
-
-def draw_weights(study: Study, task: str, problems: int) -> Weights:
-    """Return the same for what a draw makes anew (a trained map): draws are the units."""
-    return resample(
-        study.draws_of(task),
-        problems,
-        replicates=study.analysis.replicates,
-        seed=derive(study.seed, "bootstrap", task),
+        calibrate=anew,
     )
 
 

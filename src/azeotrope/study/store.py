@@ -89,8 +89,8 @@ class Store:
 
     def _stays(self, stage: str, step_id: str, record: Mapping[str, Any], measured_only: bool) -> bool:
         """Whether what is stored of a step is worth as much as what would replace it."""
-        if measured_only or not self.done(stage, step_id):
-            return self.done(stage, step_id)
+        if not self.done(stage, step_id):
+            return False
         return self.whole(stage, step_id) and self.record(stage, step_id).get(READ) == record.get(READ)
 
     def clean(self) -> None:

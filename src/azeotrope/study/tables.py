@@ -29,9 +29,10 @@ import polars as pl
 from azeotrope.core.errors import RunError
 from azeotrope.maths.stats import Floats
 from azeotrope.study import vocabulary
+from azeotrope.study.edits import trains
 from azeotrope.study.plan import Plan, Step
 from azeotrope.study.specs import ATTACK, RELEASE, UNDISTILLED
-from azeotrope.study.store import Store, read_parquet
+from azeotrope.study.store import Store, read_json, read_parquet
 
 TEACHER_COLUMNS = {
     "teacher_accuracy": "correct",
@@ -65,6 +66,7 @@ class TaskData:
     teachers: dict[str, dict[str, Floats]] = field(default_factory=dict)  # arm → metric → (D, P)
     students: dict[tuple[str, str, str], Students] = field(default_factory=dict)  # (arm, attack, family)
     undistilled: dict[str, Students] = field(default_factory=dict)  # family → students, one row per base
+    anew: set[str] = field(default_factory=set)  # arms that train something into the teacher with every draw
 
 
 def load_task(plan: Plan, store: Store, task: str) -> TaskData:
@@ -75,6 +77,8 @@ def load_task(plan: Plan, store: Store, task: str) -> TaskData:
     for arm in plan.expansion.arms:
         steps = _by_draw(plan.of(RELEASE, task=task, arm=arm.label))
         data.teachers[arm.label] = _teacher(steps, store, data.problems)
+        if any(trains(read_json(store.folder(RELEASE, step.id) / "info.json")) for step in steps):
+            data.anew.add(arm.label)
     for student in plan.study.students:
         (base,) = plan.of(UNDISTILLED, task=task, student=student.family)
         data.undistilled[student.family] = _students([base], store, data.problems, student.bases)

@@ -61,8 +61,8 @@ def kept(data: TaskData, arm: str, utility: str, weights: Weights, seeds: int) -
 def _rows(plan: Plan, tasks: Mapping[str, TaskData]) -> Iterator[dict[str, object]]:
     confidence = plan.study.analysis.confidence
     for task, data in tasks.items():
-        weights = teacher_weights(plan.study, task, len(data.problems))
         for arm in plan.expansion.arms:
+            weights = teacher_weights(plan.study, task, len(data.problems), anew=arm.label in data.anew)
             for utility in UTILITIES if arm.label != UNDEFENDED else ():
                 before = kept(data, UNDEFENDED, utility, weights, data.draws)
                 after = kept(data, arm.label, utility, weights, data.draws)
