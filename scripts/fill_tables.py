@@ -14,7 +14,11 @@ A cell is what `common`, its column and its row say together. `show` is `accurac
 `mean` of a `figure` of the trained edits, how many of them were `kept`, or a metric of the teacher. An attack is
 its label, or its kind where that is enough. Of several arms, cells are joined by an arrow. A row's `leave` names
 columns that stay empty. In place of columns and rows, `verdicts: {K1: text}` lists claims of the trial `run`,
-and `maps: ARM` the arm's trained maps. With --check nothing is written; the exit code is 1 if a page is stale.
+and `maps: ARM` the arm's trained maps.
+
+What prose says with an interval, "8.5 [5.4, 11.5]", must be a figure of an archive too, in its own unit or in
+percent, with its sign or the other. With --check nothing is written; the exit code is 1 if a table is stale or such a
+figure has no ground.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import yaml
 
@@ -36,6 +41,21 @@ RESULTS = ROOT / "results"
 PAGES = (ROOT / "docs" / "logits_results.md",)
 BLOCK = re.compile(r"(<!-- table\n(.*?)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 TASKS = ("lookup", "arithmetic")
+FIGURE = re.compile(r"(−?\d*\.?\d+)(?: %)? \[(−?\d*\.?\d+),\s+(−?\d*\.?\d+)\]")
+INTERVALS = {  # by table: what it tells with an interval
+    "results": [("value", "low", "high")],
+    "utility": [("drop", "low", "high")],
+    "recovery": [("recovery", "recovery_low", "recovery_high"), ("gain", "gain_low", "gain_high")],
+    "gains": [
+        ("gain", "gain_low", "gain_high"),
+        ("retained", "retained_low", "retained_high"),
+        ("retained", "worst_low", "worst_high"),
+        ("teacher_drop", "teacher_drop_low", "teacher_drop_high"),
+    ],
+    "equal_cost": [("difference", "low", "high")],
+    "predictors": [("rho", "low", "high")],
+    "claims": [("value", "low", "high")],
+}
 MAPS = (
     *("", "draw", "cosine", "KL, nats", "CMI, nats (± standard error of the change)"),
     *("argmax kept, %", "teacher right where the checkpoint was chosen, %", "within `keep`"),
@@ -190,6 +210,33 @@ def _verdict(verdict: Mapping[str, Any] | None, effects: pl.DataFrame) -> str:
     return ", ".join(parts)
 
 
+def unfounded(page: str) -> list[str]:
+    """Figures with intervals in the page's prose that no archive of these studies has."""
+    found = list(FIGURE.finditer(BLOCK.sub("", page)))
+    known = _known() if found else np.empty((0, 3))
+    return [" ".join(figure[0].split()) for figure in found if not _is_known(figure.groups(), known)]
+
+
+def _is_known(figure: Sequence[str], known: np.ndarray) -> bool:
+    """Whether a row of `known` (N, 3) would be written so."""
+    told = np.array([float(number.replace("−", "-")) for number in figure])
+    half = np.array([0.5 / 10 ** len(number.partition(".")[2]) for number in figure])
+    return bool((np.abs(known - told) <= half + 1e-9).all(axis=1).any())
+
+
+@cache
+def _known() -> np.ndarray:
+    """All figures with intervals (N, 3), as they are and in percent, of either sign."""
+    found = [
+        _frame(path).select(columns).drop_nulls().to_numpy()
+        for path in sorted(RESULTS.glob("logits*/*.parquet"))
+        for columns in INTERVALS.get(path.stem, ())
+    ]
+    told = np.unique(np.concatenate([*found, np.empty((0, 3))]), axis=0)
+    signed = np.concatenate([told, -told[:, [0, 2, 1]]])
+    return np.concatenate([signed, 100 * signed])
+
+
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(
@@ -200,7 +247,7 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str]) -> int:
     check = "--check" in arguments
     pages = [Path(a) for a in arguments if a != "--check"] or list(PAGES)
-    stale = 0
+    stale = groundless = 0
     for page in pages:
         before = page.read_text(encoding="utf-8")
         after = filled(before)
@@ -209,7 +256,10 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{page.name} {'is stale' if check else 'was filled anew'}")
             if not check:
                 page.write_text(after, encoding="utf-8")
-    return 1 if check and stale else 0
+        for figure in unfounded(after):
+            groundless += 1
+            print(f"{page.name}: no archive has the figure {figure}")
+    return 1 if groundless or (check and stale) else 0
 
 
 if __name__ == "__main__":

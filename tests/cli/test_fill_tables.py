@@ -28,7 +28,7 @@ def test_examples(tables: ModuleType) -> None:
 def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attack by its kind where it is the only one; arms joined; a cell left out; a claim not decided."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    (tmp_path / "run").mkdir()
+    (tmp_path / "logits-run").mkdir()
     common = {"task": "lookup", "student": "embedded/a", "metric": "student_accuracy"}
     cells = [
         ("none", "sft(n=1)", 0.925),
@@ -39,21 +39,21 @@ def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
     rows = [
         {**common, "arm": arm, "attack": attack, "value": v, "low": v - 0.1, "high": v} for arm, attack, v in cells
     ]
-    pl.DataFrame(rows).write_parquet(tmp_path / "run" / "results.parquet")
+    pl.DataFrame(rows).write_parquet(tmp_path / "logits-run" / "results.parquet")
     verdict = {"claim": "K", "task": "lookup", "verdict": "supported", "mdd": 0.0449, "p_holm": 0.04, "reason": ""}
     effect = {"claim": "K", "task": "lookup", "value": 0.1, "low": 0.05, "high": 0.149}
-    pl.DataFrame([effect]).write_parquet(tmp_path / "run" / "claims.parquet")
-    (tmp_path / "run" / "claims.json").write_text(json.dumps({"verdicts": [verdict]}))
+    pl.DataFrame([effect]).write_parquet(tmp_path / "logits-run" / "claims.parquet")
+    (tmp_path / "logits-run" / "claims.json").write_text(json.dumps({"verdicts": [verdict]}))
     page = """before
 <!-- table
-common: {run: run, student: a, task: lookup}
+common: {run: logits-run, student: a, task: lookup}
 columns: {one: {arm: [none, hot]}, two: {arm: hot, attack: fkl(a=2)}}
 rows: {text: {attack: sft, leave: [two]}}
 -->
 stale
 <!-- end -->
 <!-- table
-run: run
+run: logits-run
 verdicts: {K: it helps}
 -->
 <!-- end -->
@@ -63,5 +63,9 @@ after"""
     assert "| K: it helps | **supported**, 10.0 [5.0, 14.9], MDD 4.5 | not decided |" in found
     assert "stale" not in found
     assert tables.filled(found) == found
+    prose = (
+        "It lost 10.0 [5.0, 14.9] points, −10 %\n[−15, −5], and .50 [.40,\n.50] or 42 % [30, 40]; not 11 [5, 15]."
+    )
+    assert tables.unfounded(found + prose) == ["42 % [30, 40]", "11 [5, 15]"]
     with pytest.raises(ValueError, match="has 2 rows"):
         tables.filled(page.replace("attack: sft", "attack: fkl").replace("[none, hot]", "hot"))
