@@ -17,8 +17,8 @@ columns that stay empty. In place of columns and rows, `verdicts: {K1: text}` li
 and `maps: ARM` the arm's trained maps.
 
 What prose says with an interval, "8.5 [5.4, 11.5]", must be a figure of an archive too, in its own unit or in
-percent, with its sign or the other. With --check nothing is written; the exit code is 1 if a table is stale or such a
-figure has no ground.
+percent, with its sign or the other. The exit code is 1 if such a figure has no ground; with --check, nothing is
+written, and a stale table is an error too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS = ROOT / "results"
 PAGES = (ROOT / "docs" / "logits_results.md",)
 BLOCK = re.compile(r"(<!-- table\n(.*?)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 TASKS = ("lookup", "arithmetic")
-FIGURE = re.compile(r"(−?\d*\.?\d+)(?: %)? \[(−?\d*\.?\d+),\s+(−?\d*\.?\d+)\]")
+FIGURE = re.compile(r"(−?\d*\.?\d+)(?: %)?\s+\[(−?\d*\.?\d+),\s+(−?\d*\.?\d+)\]")
 INTERVALS = {  # by table: what it tells with an interval
     "results": [("value", "low", "high")],
     "utility": [("drop", "low", "high")],

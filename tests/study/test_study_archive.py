@@ -226,3 +226,31 @@ def test_archives_may_be_restored_in_any_order(tmp_path: Path, texts: bool, olde
         if step.stage == "release":
             assert store.whole("release", step.id) == texts
     assert restore(older, there).new == restore(newer, there).new == 0
+
+
+def test_what_was_made_here_is_never_replaced_by_measurements(tmp_path: Path) -> None:
+    """Not even if it read other texts than the archive's and the store's: it is done again, by a run."""
+    kept = archive(ran(tmp_path / "here", FakeStages(), **TWO), tmp_path / "results", texts=True)
+    step = next(path for path in (tmp_path / "here" / "steps" / "attack").glob("*/done.json"))
+    record = json.loads(step.read_text())
+    step.write_text(json.dumps({**record, "read": dict.fromkeys(record["read"], "elsewhere")}))
+    assert restore(kept, tmp_path / "here").new == 0
+    (step.parent / Store.MEASURED_ONLY).touch()
+    assert restore(kept, tmp_path / "here").new == 1
+    assert json.loads(step.read_text()) == record
+
+
+def test_what_read_the_stored_texts_stays(tmp_path: Path) -> None:
+    """Of two makings told of, the one whose release is in the store."""
+    here = archive(ran(tmp_path / "here", FakeStages(), **TWO), tmp_path / "results")
+    other = Path(shutil.copytree(here, tmp_path / "other" / here.name))
+    path = other / "measured" / "records.parquet"
+    texts = pl.col("text").str.replace_all(r'("texts":"|"read":\{"[0-9a-f]+":")[0-9a-f]+', "${1}0123")
+    write_parquet(pl.read_parquet(path).with_columns(texts), path)
+    assert (
+        pl.read_parquet(path)["text"].str.contains("0123").sum()
+        >= len(make_plan(study(**TWO), FakeStages()).work) - 1
+    )
+    restore(here, tmp_path / "there")
+    assert restore(other, tmp_path / "there").new == 0
+    assert remaining(make_plan(study(**TWO), FakeStages()).work, Store(tmp_path / "there")) == []

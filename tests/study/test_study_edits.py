@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from rich.console import Console
 from study_fakes import FakeStages, study
 
@@ -66,17 +67,34 @@ def test_without_edits_the_table_is_empty(tmp_path: Path) -> None:
     assert pl.read_parquet(folder / "edits.parquet").is_empty()
 
 
-def test_what_a_draw_trains_anew_is_a_unit_of_its_own(tmp_path: Path) -> None:
+class TrainedAds(Trained):
+    """Those of temperature record none."""
+
+    def release(self, spec: ReleaseSpec, out: Path) -> None:
+        (super() if any(settings["kind"] == "ads" for settings in spec.arm) else super(Trained, self)).release(
+            spec, out
+        )
+
+
+WITH_TEACHERS = {
+    "utility": ("drop", "low", "high"),
+    "gains": ("teacher_drop", "teacher_drop_low", "teacher_drop_high"),
+}
+
+
+@pytest.mark.parametrize("table", WITH_TEACHERS)
+def test_what_a_draw_trains_anew_is_a_unit_of_its_own(tmp_path: Path, table: str) -> None:
     """The same measurements: wider intervals for teachers of which every draw is another, no other estimate."""
-    drops = {}
-    for name, stages in (("trained", Trained()), ("one", FakeStages())):
+    found = {}
+    for name, stages in (("trained", TrainedAds()), ("one", FakeStages())):
         folder = run(study(draws=3), runs=tmp_path / name, workers=0, stages=stages, console=Console(quiet=True))
-        table = pl.read_parquet(folder / "utility.parquet").filter(pl.col("utility") == "teacher_accuracy")
-        drops[name] = {row["arm"]: row for row in table.iter_rows(named=True)}
-    for arm, row in drops["one"].items():
-        anew, width = drops["trained"][arm], row["high"] - row["low"]
-        assert anew["drop"] == row["drop"]
-        if arm.startswith(("ads", "temperature")):
-            assert anew["high"] - anew["low"] > 1.1 * width
+        rows = pl.read_parquet(folder / f"{table}.parquet").filter(pl.col("arm") != "none")
+        found[name] = {row["arm"]: [row[column] for column in WITH_TEACHERS[table]] for row in rows.to_dicts()}
+    assert len(found["one"]) == 4
+    for arm, (drop, low, high) in found["one"].items():
+        anew = found["trained"][arm]
+        assert anew[0] == drop
+        if arm.startswith("ads"):
+            assert anew[2] - anew[1] > 1.1 * (high - low)
         else:
-            assert (anew["low"], anew["high"]) == (row["low"], row["high"])
+            assert anew[1:] == [low, high]

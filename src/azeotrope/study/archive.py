@@ -54,7 +54,7 @@ _ID = re.compile(r"[0-9a-f]{8,64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many steps an archive holds, and how many of them were not in the store before."""
+    """How many steps an archive holds, and how many of them were put into the store."""
 
     steps: int
     new: int
@@ -89,9 +89,10 @@ def archive(run: Path, out: Path, *, texts: bool = False) -> Path:
 
 
 def restore(source: Path, runs: Path) -> Restored:
-    """Put an archive's steps into the store of `runs`, and its tables into `runs`/<name>; what is there stays,
-    unless the archive knows of the texts that it read, or was, and the store does not (of archives from before
-    these were told of, restored in any order).
+    """Put an archive's steps into the store of `runs`, and its tables into `runs`/<name>; what is there stays.
+
+    Of a step that was itself restored, the archive's is taken where only that tells which texts it was, or read,
+    and the store's releases have these: what was archived before texts were told of gives way.
 
     Raises MissingError if `source` holds no measurements, RunError if they are damaged.
     """
@@ -207,12 +208,15 @@ def _lacks(store: Store, step: str, record: Record, kept: Mapping[str, Sequence[
 
 
 def _fits_better(store: Store, stage: str, record: Record, told: Mapping[str, str | None]) -> bool:
-    """Whether the archived step read what the store's releases (then) hold, and the stored one did not."""
-    read = record.get(READ) or {}
-    if not read or store.record(stage, record["id"]).get(READ) == read:
+    """Whether the archived step read what the store's releases (then) hold, and the stored one is not known to."""
+    if store.whole(stage, record["id"]):
         return False
-    here = {need: store.record(RELEASE, need).get(TEXTS) for need in read if store.done(RELEASE, need)}
-    return all({**here, **told}.get(need) == texts for need, texts in read.items())
+    read, own = record.get(READ) or {}, store.record(stage, record["id"]).get(READ) or {}
+    here = {need: store.record(RELEASE, need).get(TEXTS) for need in {*read, *own} if store.done(RELEASE, need)}
+    now = {**here, **told}
+    if own and all(now.get(need) == texts for need, texts in own.items()):
+        return False
+    return read.keys() >= own.keys() and bool(read) and all(now.get(n) == texts for n, texts in read.items())
 
 
 def _records(path: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

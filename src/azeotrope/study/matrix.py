@@ -10,8 +10,8 @@ import polars as pl
 from azeotrope.maths import stats
 from azeotrope.study.arms import Arm
 from azeotrope.study.plan import Plan
-from azeotrope.study.resampling import units, weights_for
-from azeotrope.study.tables import TaskData, over_seeds
+from azeotrope.study.resampling import teacher_weights, units, weights_for
+from azeotrope.study.tables import TaskData
 from azeotrope.study.vocabulary import LEAKAGES, UNDEFENDED
 
 SCHEMA = {
@@ -65,10 +65,10 @@ def _rows(plan: Plan, task: str, data: TaskData, arm: Arm, protected: str) -> It
         if clean is None or value is None:
             continue
         weights = weights_for(study, task, student.bases, data.draws, len(data.problems))
-        seeds = student.bases * data.draws
-        teachers = [over_seeds(data.teachers[x]["teacher_accuracy"], seeds) for x in (UNDEFENDED, arm.label)]
+        answers = teacher_weights(study, task, len(data.problems), anew=arm.label in data.anew)
+        teachers = [data.teachers[label]["teacher_accuracy"] for label in (UNDEFENDED, arm.label)]
         loss = stats.paired_bootstrap(clean, value, weights, study.analysis.confidence)
-        drop = stats.paired_bootstrap(teachers[0], teachers[1], weights, study.analysis.confidence)
+        drop = stats.paired_bootstrap(teachers[0], teachers[1], answers, study.analysis.confidence)
         yield {
             "task": task,
             "protected": protected,

@@ -91,6 +91,8 @@ class Store:
         """Whether what is stored of a step is worth as much as what would replace it."""
         if not self.done(stage, step_id):
             return False
+        if measured_only and self.whole(stage, step_id):
+            return True
         return self.whole(stage, step_id) and self.record(stage, step_id).get(READ) == record.get(READ)
 
     def clean(self) -> None:
