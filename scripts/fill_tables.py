@@ -10,7 +10,8 @@ A table stands between two comments; the first says in YAML what its cells are:
     <!-- end -->
 
 A cell is what `common`, its column and its row say together. `show` is `accuracy` (students, the default),
-`share` (of the loss that is brought back), `drop` of a `utility`, `drops` (of accuracy and of valid steps), the
+`share` (of the loss that is brought back), `worst` (the share of the best undefended gain that the best attack
+leaves to the thief), `drop` of a `utility`, `drops` (of accuracy and of valid steps), the
 `mean` of a `figure` of the trained edits, how many of them were `kept`, or a metric of the teacher. An attack is
 its label, or its kind where that is enough. Of several arms, cells are joined by an arrow. A row's `leave` names
 columns that stay empty. In place of columns and rows, `verdicts: {K1: text}` lists claims of the trial `run`,
@@ -100,6 +101,9 @@ def _one(what: Mapping[str, Any]) -> str:
         wanted = {**where, "attack": what["attack"], "metric": "student_accuracy"}
         row = _row(what["run"], "recovery", wanted, _family(what))
         return _interval(row, "recovery", "recovery_low", "recovery_high", 0, " %")
+    if show == "worst":
+        row = _row(what["run"], "gains", {**where, "metric": "student_accuracy", "worst": True}, _family(what))
+        return f"{_interval(row, 'retained', 'worst_low', 'worst_high', 0, ' %')}, `{row['attack'].partition('(')[0]}`"
     if show in ("mean", "kept"):
         return _edits(what["run"], where, what.get("figure", ""), what.get("digits", 2))
     if show == "accuracy":
@@ -165,7 +169,7 @@ def rounded(value: float, digits: int) -> str:
     return str(abs(found)) if not found else str(found).replace("-", "−")
 
 
-def _row(run: str, name: str, where: Mapping[str, str], student: str | None = None) -> dict[str, Any]:
+def _row(run: str, name: str, where: Mapping[str, str | bool], student: str | None = None) -> dict[str, Any]:
     frame = _frame(RESULTS / run / f"{name}.parquet")
     for column, value in where.items():
         found = frame.filter(pl.col(column) == value)

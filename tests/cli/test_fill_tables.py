@@ -40,6 +40,18 @@ def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         {**common, "arm": arm, "attack": attack, "value": v, "low": v - 0.1, "high": v} for arm, attack, v in cells
     ]
     pl.DataFrame(rows).write_parquet(tmp_path / "logits-run" / "results.parquet")
+    gain = {
+        "metric": "student_accuracy",
+        "student": "embedded/a",
+        "task": "lookup",
+        "arm": "hot",
+        "retained": 0.875,
+    }
+    gains = [
+        {**gain, "attack": "sft(n=1)", "worst": False, "worst_low": None, "worst_high": None},
+        {**gain, "attack": "fkl(a=2)", "worst": True, "worst_low": 0.5, "worst_high": 1.0},
+    ]
+    pl.DataFrame(gains).write_parquet(tmp_path / "logits-run" / "gains.parquet")
     verdict = {"claim": "K", "task": "lookup", "verdict": "supported", "mdd": 0.0449, "p_holm": 0.04, "reason": ""}
     effect = {"claim": "K", "task": "lookup", "value": 0.1, "low": 0.05, "high": 0.149}
     pl.DataFrame([effect]).write_parquet(tmp_path / "logits-run" / "claims.parquet")
@@ -48,7 +60,7 @@ def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
 <!-- table
 common: {run: logits-run, student: a, task: lookup}
 columns: {one: {arm: [none, hot]}, two: {arm: hot, attack: fkl(a=2)}}
-rows: {text: {attack: sft, leave: [two]}}
+rows: {text: {attack: sft, leave: [two]}, left: {show: worst, leave: [one]}}
 -->
 stale
 <!-- end -->
@@ -59,7 +71,8 @@ verdicts: {K: it helps}
 <!-- end -->
 after"""
     found = tables.filled(page)
-    assert "| | one | two |\n|---|---|---|\n| text | 93 [83, 93] → 50 [40, 50] | |\n<!-- end -->" in found
+    assert "| | one | two |\n|---|---|---|\n| text | 93 [83, 93] → 50 [40, 50] | |\n" in found
+    assert "| left | | 88 % [50, 100], `fkl` |\n<!-- end -->" in found
     assert "| K: it helps | **supported**, 10.0 [5.0, 14.9], MDD 4.5 | not decided |" in found
     assert "stale" not in found
     assert tables.filled(found) == found
