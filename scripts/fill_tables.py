@@ -103,7 +103,8 @@ def _one(what: Mapping[str, Any]) -> str:
         return _interval(row, "recovery", "recovery_low", "recovery_high", 0, " %")
     if show == "worst":
         row = _row(what["run"], "gains", {**where, "metric": "student_accuracy", "worst": True}, _family(what))
-        return f"{_interval(row, 'retained', 'worst_low', 'worst_high', 0, ' %')}, `{row['attack'].partition('(')[0]}`"
+        kind = row["attack"].partition("(")[0]
+        return f"{_interval(row, 'retained', 'worst_low', 'worst_high', 0, ' %')}, `{kind}`"
     if show in ("mean", "kept"):
         return _edits(what["run"], where, what.get("figure", ""), what.get("digits", 2))
     if show == "accuracy":

@@ -47,6 +47,8 @@ def test_cells_and_verdicts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         "arm": "hot",
         "retained": 0.875,
     }
+    named = {column for columns in tables.INTERVALS["gains"] for column in columns}
+    gain |= dict.fromkeys(named - set(gain))
     gains = [
         {**gain, "attack": "sft(n=1)", "worst": False, "worst_low": None, "worst_high": None},
         {**gain, "attack": "fkl(a=2)", "worst": True, "worst_low": 0.5, "worst_high": 1.0},
