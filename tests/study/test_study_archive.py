@@ -254,3 +254,15 @@ def test_what_read_the_stored_texts_stays(tmp_path: Path) -> None:
     restore(here, tmp_path / "there")
     assert restore(other, tmp_path / "there").new == 0
     assert remaining(make_plan(study(**TWO), FakeStages()).work, Store(tmp_path / "there")) == []
+
+
+def test_status_of_what_was_restored_knows_what_its_steps_read(tmp_path: Path) -> None:
+    first = ran(tmp_path / "here", FakeStages(), **TWO)
+    restore(archive(first, tmp_path / "results"), tmp_path / "there")
+    whole = status(tmp_path / "there" / first.name)
+    assert whole["stored"] == whole["steps"] > 0
+    for path in (tmp_path / "there" / "steps" / "release").glob("*/done.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "texts": "elsewhere"}))
+    less = status(tmp_path / "there" / first.name)
+    readers = [step for step in make_plan(study(**TWO), FakeStages()).work if step.needs]
+    assert less["stored"] == whole["stored"] - len(readers)

@@ -121,7 +121,7 @@ def restore(source: Path, runs: Path) -> Restored:
     finally:
         for temporary in making.values():
             shutil.rmtree(temporary, ignore_errors=True)
-    _copy_tables(source, runs / source.name)
+    _copy_tables(source, runs / source.name, stages, records)
     return Restored(len(stages), len(wanted))
 
 
@@ -258,17 +258,17 @@ def _spread(path: Path, making: dict[str, Path]) -> None:
             write_parquet(rows.drop("step"), making[str(step)] / f"{stem}.parquet")
 
 
-def _copy_tables(source: Path, run: Path) -> None:
+def _copy_tables(source: Path, run: Path, stages: Mapping[str, str], records: Mapping[str, Record]) -> None:
     """Make the run folder, where there is none, from the archive's files, with a list of its steps."""
     if run.exists():
         return
     with disk(run):
         run.mkdir(parents=True)
-    frame = read_parquet(source / MEASURED / RECORDS).filter(pl.col("file") == DONE)
-    write_json(
-        run / STEPS,
-        [{"stage": r["stage"], "id": r["step"], "label": r["stage"]} for r in frame.iter_rows(named=True)],
-    )
+    listed = [
+        {"stage": stage, "id": step, "label": stage, "needs": list(records[step].get(READ) or ())}
+        for step, stage in stages.items()
+    ]
+    write_json(run / STEPS, listed)
     with disk(run):
         files = [path for path in sorted(source.iterdir()) if path.is_file()]
         for path in sorted(files, key=lambda path: path.name == MANIFEST):  # last: it says "finished"
