@@ -40,7 +40,7 @@ def restore_(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Put archived measurements back under --runs; the same study continues from them."""
+    """Put archived measurements back under --runs; what was made there stays, and the same study continues."""
     from azeotrope.study.archive import restore
 
     found = {str(path): restore(path, runs) for path in archives}
