@@ -89,11 +89,9 @@ class Store:
 
     def _stays(self, stage: str, step_id: str, record: Mapping[str, Any], measured_only: bool) -> bool:
         """Whether what is stored of a step is worth as much as what would replace it."""
-        if not self.done(stage, step_id):
+        if not self.whole(stage, step_id):
             return False
-        if measured_only and self.whole(stage, step_id):
-            return True
-        return self.whole(stage, step_id) and self.record(stage, step_id).get(READ) == record.get(READ)
+        return measured_only or self.record(stage, step_id).get(READ) == record.get(READ)
 
     def clean(self) -> None:
         """Remove temporary folders whose process is gone."""
