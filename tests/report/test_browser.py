@@ -272,6 +272,14 @@ def test_recovery_rows_are_one_tab_stop_with_a_tooltip(driver: Any, page: Path) 
     assert js(driver, "return document.activeElement.className") == "quiet"
 
 
+def test_a_long_name_in_prose_is_broken(driver: Any, page: Path) -> None:
+    headless.show(driver, page, 390, "light")
+    js(driver, """
+      for (const node of document.querySelectorAll('main p, main h2, main h3, main li, main summary'))
+        node.textContent = 'cmi+topk_logprobs+round_logprobs+'.repeat(3);""")
+    assert js(driver, "return document.documentElement.scrollWidth") <= 390
+
+
 def test_extreme_and_hostile_recoveries_stay_inside(driver: Any, finished_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     frame = pl.read_parquet(folder / "recovery.parquet")
