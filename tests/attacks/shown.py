@@ -67,7 +67,9 @@ class Shown(Service):
                 for group_K, offset_K in zip(groups_GK, more_GK, strict=True):
                     biased_V = logits_V.double().index_add(0, group_K, 50.0 + offset_K)
                     rows.append(torch.log_softmax(biased_V, -1).topk(len(group_K)))
-            known, ids = torch.stack([row.values for row in rows]), torch.stack([row.indices for row in rows])
+            none = torch.empty(0, groups_GK.shape[1])
+            known = torch.stack([row.values for row in rows]) if rows else none
+            ids = torch.stack([row.indices for row in rows]) if rows else none.long()
             tokens = tuple(token for token in one.tokens for _ in range(len(groups_GK)))
             found.append(Exposure(tokens, known.float(), ids))
             self.queries += len(rows)

@@ -116,6 +116,55 @@ def test_matched_tokens_are_compared_by_name_and_others_by_rank() -> None:
         assert got[m].item() == pytest.approx(2 / 5 * alike + 3 / 5 * others)
 
 
+@pytest.mark.parametrize("attack", [ULD(), Gold(beta=0.3)])
+@pytest.mark.parametrize("alike", [6, 9])
+def test_tokens_that_are_not_shown_are_not_impossible(attack: AcrossTokenizers, alike: int) -> None:
+    """Where three of nine are shown, D is 0 for the student who says what the teacher says, and positive else."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randn(4, 9, generator=generator).double().log_softmax(-1)
+    order = torch.randperm(9, generator=generator)  # the student's numbers of the teacher's tokens
+    q = torch.empty_like(p)
+    q[:, order] = p
+    shown = p.masked_fill(p < p.topk(3, -1).values[:, -1:], float("-inf"))
+    rest = -torch.rand(4, generator=generator).double()
+    ids = order[:alike], torch.arange(9)[:alike]
+
+    def distance(own: torch.Tensor) -> torch.Tensor:
+        return attack.divergence(Compared(shown, own, rest, rest, rest, rest, whole=False), ids)
+
+    assert torch.allclose(distance(q), torch.zeros(4, dtype=torch.float64), atol=1e-9)
+    sharper = torch.empty_like(q)
+    sharper[:, order] = shown.log_softmax(-1)
+    assert (distance(sharper.clamp(min=-30.0).log_softmax(-1)) > 1e-3).all(), "nothing left for what is hidden"
+    assert (distance(q.roll(1, 0)) > 1e-3).all()
+    logits = torch.randn(4, 9, generator=generator).double().requires_grad_()
+    (slope,) = torch.autograd.grad(distance(logits.log_softmax(-1)).sum(), logits)
+    assert slope.isfinite().all()
+    assert slope.abs().sum() > 0
+
+
+def test_only_what_is_shown_is_compared(teacher: LM) -> None:
+    """Through a service that shows five: the student is told so, and rounding is made up for."""
+
+    class Few(Shown):
+        def logprobs(self, traces, *, access=Access.FULL_LOGITS, released=False):  # type: ignore[no-untyped-def]
+            return [one.top(5) for one in super().logprobs(traces, access=access, released=released)]
+
+    traces, lm, service = lessons(2), load("embedded/student-othertok-0"), Few(teacher)
+    for attack in (ULD(), Gold()):
+        source = Source(
+            attack, Material(traces, service.logprobs(traces, released=True)), AttackRun(seed=0), service, 0
+        )
+        guide = attack.follow(lm, source)
+        assert isinstance(guide, ChunkByChunk)
+        found = guide.compared(*batch(lm, traces))
+        assert not found.whole
+        assert (found.teacher_MU.isfinite().sum(-1) == 5).all()
+        distance = guide.distance(*batch(lm, traces))
+        assert distance is not None
+        assert 0 < distance.item() < 2
+
+
 @pytest.mark.parametrize("attack", [ULD(sft=QUICK), Gold(sft=QUICK, on_policy=0.25, warmup=0), ALM(sft=QUICK)])
 def test_a_student_with_another_tokenizer_learns(attack: AcrossTokenizers, teacher: LM) -> None:
     task, n = Lookup(), 24

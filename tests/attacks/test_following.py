@@ -79,7 +79,7 @@ def test_what_is_shown_of_a_word() -> None:
 def test_the_policy_gradient_is_that_of_the_reverse_divergence_of_texts() -> None:
     """On-policy (ratio 1), single-step term plus gain has the gradient of Σ_t A_t-weighted log-likelihoods."""
     logits, labels, target = batch()
-    attack = MiniLLM(alpha=1.0)
+    attack = MiniLLM(alpha=1.0, warmup=0)
     guide = guide_of(attack)
     own = [2, 3, 4]
     logits.requires_grad_()
@@ -96,9 +96,15 @@ def test_the_policy_gradient_is_that_of_the_reverse_divergence_of_texts() -> Non
     assert torch.equal(found[[0, 1, 5]], torch.zeros(3, V)), "teacher's texts count by cross-entropy alone"
 
 
+@pytest.mark.parametrize("nothing", [{}, {"warmup": 0, "on_policy": 0.0}])
+def test_a_policy_that_learns_nothing_from_some_epochs_is_refused(nothing: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="own texts alone: set warmup to 0"):
+        MiniLLM(alpha=1.0, **nothing)  # type: ignore[arg-type]
+
+
 def test_the_policy_ratio_is_clipped() -> None:
     logits, labels, target = batch()
-    guide = guide_of(MiniLLM(alpha=1.0, clip=0.1))
+    guide = guide_of(MiniLLM(alpha=1.0, warmup=0, clip=0.1))
     own = [2, 3, 4]
     logits.requires_grad_()
     for old in (3.0, -3.0):  # the student says its text much more (less) readily than when it wrote it

@@ -95,6 +95,21 @@ def test_what_is_hidden_behind_the_largest_is_read_through_bias() -> None:
         assert gaps[0] < 0.1 * gaps[1]
 
 
+def test_a_text_of_which_nothing_is_left_is_passed_over() -> None:
+    """A defense may leave nothing of a text that was cut short."""
+    whole, teacher = lesson(6), fresh("llama", spread=0.5)
+    traces = [replace(whole[0], text="", finished=False), *whole[1:]]
+    service = Shown(teacher)
+    few = [one.top(5) for one in service.logprobs(traces, released=True)]
+    made = ExtractedKD(invert=False).prepare(traces, few, world(service, 6), service)
+    assert [len(one.known_TK) for one in made.shown] == [0, *(len(one.tokens) for one in few[1:])]
+    assert made.shown[0].known_TK.shape[-1] == made.shown[1].known_TK.shape[-1]
+    outcome = ExtractedKD(sft=QUICK, invert=False).train(
+        [fresh("llama")], Release.of(traces, Access.FULL_LOGITS), world(service, 6)
+    )
+    assert outcome.notes["bases"][0]["traces"] == 5
+
+
 def test_a_leak_of_the_largest_undoes_no_map() -> None:
     """What was read through bias is distilled as it is."""
 

@@ -81,3 +81,20 @@ def test_wrong_arguments() -> None:
         tr.rounded(p, -0.1)
     with pytest.raises(ConfigError, match="Unknown rule"):
         tr.pair(*tr.top_k(p, 2), p, "guess")  # type: ignore[arg-type]
+
+
+def test_the_largest_are_as_many_as_are_known() -> None:
+    """By hand: rows with 2, 0 and 3 known tokens of 4, a student of 5 (or of fewer than are known)."""
+    nowhere = float("-inf")
+    known = torch.tensor([[0.5, nowhere, 0.25, nowhere], [nowhere] * 4, [nowhere, 0.1, 0.2, 0.3]]).log()
+    known = known.nan_to_num(nan=nowhere)
+    own = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]] * 3).log()
+    p, q = (x.exp() for x in tr.largest(known, own))
+    assert torch.allclose(p, torch.tensor([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0], [0.3, 0.2, 0.1]]))
+    assert torch.allclose(q, torch.tensor([[0.3, 0.25, 0.0], [0.0, 0.0, 0.0], [0.3, 0.25, 0.2]]))
+    with_rest = tr.with_rest(q.log())
+    assert torch.allclose(with_rest.exp()[:, -1], torch.tensor([0.45, 1.0, 0.25]))
+    few = tr.largest(known, own[:, :2].log_softmax(-1))[1]
+    assert few.shape == (3, 3)
+    assert few[2, 2].isneginf()
+    assert [x.shape for x in tr.largest(known[:0], own[:0])] == [(0, 0), (0, 0)]

@@ -71,7 +71,7 @@ def test_a_chunk_holds_what_both_sides_say(tokenizers: tuple[Any, Any]) -> None:
     assert int(found.end_M[-1]) == len(own_ids)
     for m, (a, b, c, d) in enumerate(shared_spans(own_ends, ends)):
         assert (found.first_M[m], found.end_M[m]) == (a, b)
-        assert torch.equal(found.known_MV[m], known[c])
+        assert torch.allclose(found.known_MV[m], known[c], atol=1e-6)
         assert found.total_M[m].item() == pytest.approx(float(said[c:d].sum()), abs=1e-5)
         assert found.rest_M[m].item() == pytest.approx(float(said[c + 1 : d].sum()), abs=1e-5)
     short = found.within(7)
@@ -89,6 +89,11 @@ def test_dense_and_matched(tokenizers: tuple[Any, Any]) -> None:
     top = dense(full.top(3), 9)
     assert torch.equal(top[top.isfinite()].sort().values, full.top(3).known_TK.flatten().sort().values)
     assert dense(full.nothing(), 9).isneginf().all()
+    for coarse in (full.rounded(2.0), full.rounded(2.0).top(3)):
+        mass = dense(coarse, 9).exp().sum(-1)
+        assert torch.allclose(
+            mass, coarse.known_TK.exp().sum(-1).clamp(max=1.0) if coarse.ids_TK is not None else torch.ones(2)
+        )
     ours, theirs = matched(student, teacher)
     assert student.convert_ids_to_tokens(ours[:50].tolist()) == teacher.convert_ids_to_tokens(theirs[:50].tolist())
     assert 0 < len(ours) < len(teacher.get_vocab())

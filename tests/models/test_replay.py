@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from azeotrope.core.errors import RunError
 from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.base import Bench
 from azeotrope.defenses.poe import ProductOfExperts
@@ -70,3 +71,13 @@ def test_a_hotter_sampler_shows_flatter_log_probabilities() -> None:
     plain = replay(lm, pairs, SAMPLING)
     for a, b in zip(hot, plain, strict=True):
         assert torch.allclose(a, torch.log_softmax(b / 2.0, -1), atol=2e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_told(bad: float) -> None:
+    lm = fresh("llama", spread=0.2)
+    pairs, _ = sampled(lm, ())
+    with torch.no_grad():
+        lm.head.weight[3] = bad
+    with pytest.raises(RunError, match="The teacher's logits are not finite; check its weights"):
+        replay(lm, pairs, SAMPLING)

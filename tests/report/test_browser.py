@@ -274,9 +274,12 @@ def test_recovery_rows_are_one_tab_stop_with_a_tooltip(driver: Any, page: Path) 
 
 def test_a_long_name_in_prose_is_broken(driver: Any, page: Path) -> None:
     headless.show(driver, page, 390, "light")
-    js(driver, """
+    js(
+        driver,
+        """
       for (const node of document.querySelectorAll('main p, main h2, main h3, main li, main summary'))
-        node.textContent = 'cmi+topk_logprobs+round_logprobs+'.repeat(3);""")
+        node.textContent = 'cmi+topk_logprobs+round_logprobs+'.repeat(3);""",
+    )
     assert js(driver, "return document.documentElement.scrollWidth") <= 390
 
 

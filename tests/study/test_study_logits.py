@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,8 @@ def test_a_bias_shows_what_the_largest_hide(step: float, error: float) -> None:
     logs = assembled(found, len(true.tokens), size)
     gaps = (logs - logs[:, :1]) - (true.known_TK - true.known_TK[:, :1])
     assert gaps.abs().max() < error
+    empty = replace(traces[0], text="", finished=False)
+    assert [len(one.known_TK) for one in few.biased([empty, *traces], groups)] == [0, len(found.known_TK)]
     closed = DefendedService(spec, access=Access.FULL_LOGITS, surfaces=({"kind": "label_only"},))
     assert closed.biased(traces, groups)[0].known_TK.shape[1] == 0
     with pytest.raises(ConfigError, match="takes no logit_bias"):

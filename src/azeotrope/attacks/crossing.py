@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -26,7 +26,8 @@ from azeotrope.models.lm import LM
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A batch in chunks, both sides: the teacher's next-token log-probabilities where a chunk begins [M, U], the
-    student's [M, V], and the log-probabilities of a chunk's other tokens and of all of them, [M] each.
+    student's [M, V], and the log-probabilities of a chunk's other tokens and of all of them, [M] each. Without
+    `whole` the teacher shows only some of its tokens, and the others (−inf) are unknown, not impossible.
     """
 
     teacher_MU: Tensor
@@ -35,17 +36,27 @@ class Compared:
     student_rest_M: Tensor
     teacher_total_M: Tensor
     student_total_M: Tensor
+    whole: bool = True
 
     def at(self, told_M: Tensor) -> Compared:
         """Some of the chunks."""
-        return Compared(*(getattr(self, one.name)[told_M] for one in fields(self)))
+        return Compared(
+            self.teacher_MU[told_M],
+            self.student_MV[told_M],
+            self.teacher_rest_M[told_M],
+            self.student_rest_M[told_M],
+            self.teacher_total_M[told_M],
+            self.student_total_M[told_M],
+            self.whole,
+        )
 
 
 class AcrossTokenizers(Distilling):
     """D is the mean over chunks of the subclass's divergence; chunks of which it cannot be told are left out.
 
     See `Distilling` for the rest of the loss. The teacher's tokenizer is public; tokens are matched by the bytes
-    at which they end.
+    at which they end. Where not all tokens are shown, those that are not are one bucket (or are left out), so that
+    the student is not taught that they cannot occur.
     """
 
     softens: ClassVar[bool] = False
@@ -120,4 +131,5 @@ class ChunkByChunk(Following):
             total_M - said_N[first_M],
             torch.cat([part.total_M for part in parts]),
             total_M,
+            self.shown is Access.FULL_LOGITS,
         )

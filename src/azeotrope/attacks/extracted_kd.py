@@ -143,7 +143,7 @@ def assembled(found: Exposure, length: int, size: int) -> Tensor:
     reference_N1 = known_NK.masked_fill(ids_NK != 0, float("-inf")).amax(-1, keepdim=True)
     told_NK = known_NK.isfinite() & reference_N1.isfinite()
     gaps_NK = torch.where(told_NK, known_NK - reference_N1, float("-inf"))
-    rows_NK = torch.arange(len(known_NK))[:, None] // (len(known_NK) // length)
+    rows_NK = torch.arange(len(known_NK))[:, None] // max(1, len(known_NK) // max(1, length))
     whole_F = torch.full((length * size,), float("-inf"), dtype=torch.float64)
     whole_F = whole_F.scatter_reduce(0, (rows_NK * size + ids_NK).flatten(), gaps_NK.flatten(), "amax")
     return torch.log_softmax(whole_F.reshape(length, size), -1).to(found.known_TK)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from azeotrope.attacks.distill import Distillation, TokenByToken, known_of, own_logprob
@@ -41,6 +41,15 @@ class MiniLLM(Distillation):
     warmup: int = Field(default=2, ge=0, description="epochs on the teacher's text alone, before its own")
     discount: float = Field(default=1.0, gt=0, le=1, description="γ of later rewards")
     clip: float = Field(default=0.2, gt=0, description="ε, how far the probability ratio counts")
+
+    @model_validator(mode="after")
+    def _every_epoch_teaches(self) -> Self:
+        if self.alpha == 1.0 and (self.warmup > 0 or self.on_policy == 0.0):
+            raise ValueError(
+                "at alpha 1 'minillm' learns from the student's own texts alone: set warmup to 0 and on_policy "
+                "above 0, or alpha below 1"
+            )
+        return self
 
     def divergence(self, logp: Tensor, logq: Tensor, progress: float) -> Tensor:
         """The first term; see `Distillation.divergence`."""

@@ -314,7 +314,7 @@ def _check_finite(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise RunError(
             f"The student's training loss became {loss} at step {step}; "
-            "lower the attack's learning rate or check the released text."
+            "lower the attack's learning rate, or check the released text and the base's weights."
         )
 
 

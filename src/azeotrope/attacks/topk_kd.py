@@ -16,7 +16,8 @@ class TopKKD(Distillation):
     """D = Σ_K p log(p/q) over the k tokens shown, and by default one bucket for all others.
 
     The data-processing inequality makes the bucketed divergence a lower bound of the full one. `renormalize`
-    compares the conditional distributions, `ignore` leaves the missing mass out.
+    compares the conditional distributions, `ignore` leaves the missing mass out, and teaches that
+    there is none.
     """
 
     kind: ClassVar[str] = "topk_kd"

@@ -64,7 +64,7 @@ class $cls(LogitDefense):
     dial: ClassVar[str] = "amount"  # the one strength dial; at 0 the method must be the identity
     sweep: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0)
 
-    amount: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="logits (nats)")
+    amount: float = Field(default=1.0, ge=0, description="logits (nats)")
 
     def bind(self, bench: Bench) -> LogitRule:
         """Load models and calibrate here (`bench.model`, `bench.holdout`); this example needs neither."""

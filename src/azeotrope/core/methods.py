@@ -36,7 +36,7 @@ class Maturity(StrEnum):
 
 
 class Settings(BaseModel):
-    """Base of all typed settings: frozen, unknown keys rejected."""
+    """Base of all typed settings: frozen, unknown keys and numbers that are not finite rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

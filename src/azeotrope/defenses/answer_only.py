@@ -41,9 +41,7 @@ class AnswerOnly(TraceDefense):
     dial: ClassVar[str] = "share"
     sweep: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 1.0)
 
-    share: float = Field(
-        default=1.0, ge=0, le=1, allow_inf_nan=False, description="share of the traces that lose their reasoning"
-    )
+    share: float = Field(default=1.0, ge=0, le=1, description="share of the traces that lose their reasoning")
 
     def rewrite(self, trace: Trace, rng: Random) -> Trace:
         """Return `trace`, perhaps without its reasoning; `meta` and `n_tokens` as in `TraceGuard.rewrite`.

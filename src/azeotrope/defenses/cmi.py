@@ -56,7 +56,7 @@ class CMI(TrainedHead):
     scale: float = Field(default=1.0, ge=0, description="how much of the trained AB is applied (1: all)")
     lam: float = Field(default=1.0, ge=0, description="λ, weight of the cosine; 0 is the control without it")
     rank: int = Field(default=32, ge=1, description="r")
-    alpha: float = Field(default=0.5, ge=0, le=1, description="α, share of distillation in the thief's loss")
+    alpha: float = Field(default=0.5, gt=0, le=1, description="α, share of distillation in the thief's loss")
     layer: Layer = Field(
         default="head", description="where the surrogate's gradient is taken: head, block (the last) or its number"
     )

@@ -48,9 +48,7 @@ class HideReasoning(TraceDefense):
     # Not 1: there is no tag left then, and what compares answer spans by the tag would find none.
     sweep: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 0.95)
 
-    share: float = Field(
-        default=0.5, ge=0, le=1, allow_inf_nan=False, description="share of the reasoning's sentences hidden"
-    )
+    share: float = Field(default=0.5, ge=0, le=1, description="share of the reasoning's sentences hidden")
     side: Literal["end", "start"] = Field(default="end", description="which sentences are hidden first")
 
     def rewrite(self, trace: Trace, rng: Random) -> Trace:

@@ -46,9 +46,7 @@ class RandomSentences(TraceDefense):
     dial: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[float, ...]] = TraceGuard.sweep
 
-    budget: float = Field(
-        default=0.1, ge=0, allow_inf_nan=False, description="TraceGuard's budget, or a share of tokens"
-    )
+    budget: float = Field(default=0.1, ge=0, description="TraceGuard's budget, or a share of tokens")
     match: Literal["traceguard", "share"] = Field(
         default="traceguard", description="remove as many tokens as TraceGuard would, or the budget's share"
     )

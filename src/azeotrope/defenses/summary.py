@@ -60,9 +60,7 @@ class Summary(TraceDefense):
     dial: ClassVar[str] = "share"
     sweep: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 0.9)
 
-    share: float = Field(
-        default=0.5, ge=0, le=1, allow_inf_nan=False, description="largest share of the tokens left out a trace"
-    )
+    share: float = Field(default=0.5, ge=0, le=1, description="largest share of the tokens left out a trace")
 
     def rewrite(self, trace: Trace, rng: Random) -> Trace:
         """Return the summary of `trace`; `meta` and `n_tokens` as in `TraceGuard.rewrite`."""

@@ -91,9 +91,7 @@ class TraceGuard(TraceDefense):
     dial: ClassVar[str] = "budget"
     sweep: ClassVar[tuple[float, ...]] = (0.1, 0.175, 0.25, 0.35)
 
-    budget: float = Field(
-        default=0.1, ge=0, allow_inf_nan=False, description="most sentences, or largest share, removed a trace"
-    )
+    budget: float = Field(default=0.1, ge=0, description="most sentences, or largest share, removed a trace")
     unit: Unit = Field(default="tokens", description="what the budget counts; sentences and tokens are shares")
     order: Order = Field(default="first", description="which candidates go first when not all fit")
     markers: tuple[str, ...] = Field(

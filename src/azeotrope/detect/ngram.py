@@ -31,9 +31,7 @@ class Ngram(Classifier):
     words: int = Field(default=2, ge=1, le=5, description="words of the longest word n-gram")
     chars: int = Field(default=4, ge=1, le=8, description="characters of the longest character n-gram")
     size: int = Field(default=20_000, ge=1, description="most frequent n-grams of each kind that are kept")
-    inverse_penalty: float = Field(
-        default=10.0, gt=0, allow_inf_nan=False, description="C of the L2 penalty; larger fits closer"
-    )
+    inverse_penalty: float = Field(default=10.0, gt=0, description="C of the L2 penalty; larger fits closer")
 
     def fit(self, defended: Sequence[str], clean: Sequence[str], seed: int) -> Scorer:
         """Fit vectorizers and weights on these texts only; the score is the log-odds of `defended`."""

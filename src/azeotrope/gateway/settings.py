@@ -214,7 +214,7 @@ class BatchSettings(Settings):
 
     tenant: str = Field(min_length=1)
     until: datetime
-    tokens_per_day: float = Field(0.0, ge=0, allow_inf_nan=False)
+    tokens_per_day: float = Field(0.0, ge=0)
     note: str = ""
 
     @property

@@ -24,8 +24,9 @@ def pair(known_NK: Tensor, ids_NK: Tensor, logq_NV: Tensor, missing: Missing) ->
 
     `known_NK` are log-probabilities (−inf for a slot that was not filled, whose id is ignored), `logq_NV` the
     student's. `rest` adds one bucket for all other tokens; `renormalize` conditions both on the known tokens;
-    `ignore` leaves both unnormalized (the teacher's missing mass then pulls at nothing; for the forward KL only:
-    others have their minimum elsewhere then). Rounded values that sum to more than 1 are normalized first.
+    `ignore` leaves both unnormalized: the forward KL then has its minimum at the shown part, renormalized, with
+    nothing left for the other tokens (other divergences have theirs where the student does not say what is shown).
+    Rounded values that sum to more than 1 are normalized first.
     Raises ConfigError for another rule.
     """
     known_NK = known_NK - known_NK.logsumexp(-1, keepdim=True).clamp(min=0.0)
@@ -42,7 +43,7 @@ def pair(known_NK: Tensor, ids_NK: Tensor, logq_NV: Tensor, missing: Missing) ->
         )
         rest_N1 = logq_NV.masked_fill(listed_NV > 0, float("-inf")).logsumexp(-1, keepdim=True)
         rest_N1 = rest_N1.clamp(min=math.log(torch.finfo(logq_NV.dtype).eps))
-        return torch.cat((known_NK, log_rest(known_NK)), -1), torch.cat((logq_NK, rest_N1), -1)
+        return with_rest(known_NK), torch.cat((logq_NK, rest_N1), -1)
     raise ConfigError(f"Unknown rule for the missing mass '{missing}'; known: {', '.join(get_args(Missing))}.")
 
 
@@ -53,6 +54,23 @@ def log_rest(logs_NK: Tensor) -> Tensor:
     """
     mass = logs_NK.exp().sum(-1, keepdim=True)
     return torch.log((1.0 - mass).clamp(min=torch.finfo(logs_NK.dtype).eps))
+
+
+def with_rest(logs_NK: Tensor) -> Tensor:
+    """Log-probabilities and one bucket for all tokens that are not listed, [N, K + 1]; see `log_rest`."""
+    return torch.cat((logs_NK, log_rest(logs_NK)), -1)
+
+
+def largest(known_NU: Tensor, logq_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's known log-probabilities (−inf: not known) and as many of the student's largest, [N, K] each.
+
+    Both from the largest down, whatever the tokens are; a row with fewer than K known ones is filled with −inf.
+    """
+    count_N1 = (~known_NU.isneginf()).sum(-1, keepdim=True)
+    k = int(count_N1.max()) if count_N1.numel() else 0
+    logp_NK, logq_NK = known_NU.topk(k, -1).values, logq_NV.topk(min(k, logq_NV.shape[-1]), -1).values
+    logq_NK = torch.nn.functional.pad(logq_NK, (0, k - logq_NK.shape[-1]), value=-math.inf)
+    return logp_NK, logq_NK.masked_fill(torch.arange(k) >= count_N1, -math.inf)
 
 
 def top_k(logp_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:

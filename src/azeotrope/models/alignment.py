@@ -118,16 +118,20 @@ def chunks(student: Any, teacher: Any, trace: Trace, shown: Exposure, cut: Cutti
 
 
 def dense(shown: Exposure, size: int) -> Tensor:
-    """Log-probabilities over the whole vocabulary, [T, V]; −inf where they are not shown."""
+    """Log-probabilities over the whole vocabulary, [T, V]; −inf where they are not shown.
+
+    Normalized where rounding made their sum another than 1 (all shown) or more than that (some shown).
+    """
     if shown.ids_TK is None:
-        return shown.known_TK
+        return torch.log_softmax(shown.known_TK, -1)
     empty_TV = torch.full((len(shown.tokens), size), float("-inf"))
     if shown.ids_TK.shape[-1] == 0:
         return empty_TV
     unfilled_TK = shown.known_TK.isneginf()
-    return empty_TV.scatter_reduce(
+    known_TV = empty_TV.scatter_reduce(
         -1, shown.ids_TK.masked_fill(unfilled_TK, 0), shown.known_TK, "amax", include_self=True
     )
+    return known_TV - known_TV.logsumexp(-1, keepdim=True).clamp(min=0.0)
 
 
 def matched(student: Any, teacher: Any) -> tuple[Tensor, Tensor]:

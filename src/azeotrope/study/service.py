@@ -124,7 +124,7 @@ class DefendedService(Service):
             one, rows = versions[0], len(versions[0].tokens)
             parts = [versions[g % replies].known_TK[:, group_K] for g, group_K in enumerate(groups_GK)]
             group_TGK = torch.stack(parts, 1) if offsets_GK is None else torch.stack(parts, 1) + offsets_GK
-            group_NK = group_TGK.reshape(rows * groups, -1).log_softmax(-1)
+            group_NK = group_TGK.flatten(0, 1).log_softmax(-1)
             said = tuple(token for token in one.tokens for _ in range(groups))
             shown = Exposure(said, group_NK, groups_GK.repeat(rows, 1))
             for surface in self.pipeline.surfaces:
