@@ -142,3 +142,15 @@ def test_controls_of_attacks_are_known_by_name() -> None:
     kinds = {kind for kind in plugins.catalogue("attacks") if is_control(kind)}
     declared = {k for k in plugins.catalogue("attacks") if plugins.load("attacks", k).maturity is Maturity.CONTROL}
     assert kinds == declared == CONTROL_ATTACKS
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_numbers_that_are_not_finite_are_refused(value: float | str) -> None:
+    """For every method and every settings file: the rule stands in their common base."""
+    for group, kind, name in (
+        ("defenses", "cmi", "lam"),
+        ("defenses", "traceguard", "budget"),
+        ("attacks", "sft", "lr"),
+    ):
+        with pytest.raises(ValueError, match="finite"):
+            plugins.load(group, kind)(**{name: value})

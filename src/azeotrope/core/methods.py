@@ -38,7 +38,7 @@ class Maturity(StrEnum):
 class Settings(BaseModel):
     """Base of all typed settings: frozen, unknown keys and numbers that are not finite rejected."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def told(self, name: str) -> str:
         """How labels write the value of the setting `name`."""
