@@ -105,7 +105,10 @@ class TraceGuard(TraceDefense):
         description="detector that must not see the edit: token_delta, tfidf_cosine, marker_rate, ...",
     )
     max_score: float | None = Field(
-        default=None, ge=0, description="largest score that `detector` may give an edited trace, in its own unit"
+        default=None,
+        ge=0,  # infinity is a limit that nothing reaches; the bound refuses what is no number
+        allow_inf_nan=True,
+        description="largest score that `detector` may give an edited trace, in its own unit",
     )
 
     @model_validator(mode="after")
