@@ -17,7 +17,8 @@ from azeotrope.cli.entry import call
 from azeotrope.core import plugins
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
-from azeotrope.core.methods import Attack, Maturity
+from azeotrope.core.errors import ConfigError
+from azeotrope.core.methods import Attack, Maturity, parse_method
 from azeotrope.core.release import Release
 from azeotrope.core.seeds import fingerprint
 from azeotrope.models.lm import LM
@@ -154,3 +155,45 @@ def test_numbers_that_are_not_finite_are_refused(value: float | str) -> None:
     ):
         with pytest.raises(ValueError, match="finite"):
             plugins.load(group, kind)(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "settings", "sentence"),
+    [
+        ("attacks", "gkd", {"sft": {"epochs": 2}}, "2 epochs of warmup leave none of 2"),
+        ("attacks", "minillm", {"sft": {"epochs": 1}}, "2 epochs of warmup leave none of 1"),
+        ("attacks", "gold", {"on_policy": 0.5, "warmup": 9}, "9 epochs of warmup leave none of 5"),
+        ("attacks", "inverse_map", {"maps": 40, "pairs": 20}, "20 texts cannot tell 40 maps apart"),
+        ("attacks", "inverse_map", {"sibling": ""}, "'attacks.sibling': string should have at least 1"),
+        ("attacks", "sft", {"epochs": True}, "epochs is no switch and cannot be true"),
+        ("defenses", "topk_logprobs", {"k": True}, "k is no switch and cannot be true"),
+        ("defenses", "cmi", {"layer": False}, "layer is no switch and cannot be false"),
+        (
+            "defenses",
+            "cmi",
+            {"layer": "hed"},
+            "'defenses.layer': input should be 'head' or 'block' or a valid integer ",
+        ),
+        ("defenses", "cmi", {"proxy": ""}, "'defenses.proxy': string should have at least 1"),
+        ("defenses", "round_logprobs", {"step": 1e-40}, "float32, which has no steps of 1e-40 nats"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(
+    group: str, kind: str, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_method(plugins.load(group, kind), settings, group)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_at_the_edge_of_what_works_are_taken() -> None:
+    for group, kind, settings in (
+        ("attacks", "gkd", {"sft": {"epochs": 3}}),
+        ("attacks", "gkd", {"on_policy": 0.0, "sft": {"epochs": 1}}),
+        ("attacks", "inverse_map", {"maps": 40, "pairs": 20, "sibling": "embedded/proxy"}),
+        ("defenses", "cmi", {"kd_only": True, "layer": 1}),
+        ("defenses", "round_logprobs", {"step": 0.0}),
+        ("defenses", "round_logprobs", {"step": 1e-6}),
+    ):
+        parse_method(plugins.load(group, kind), settings, group)

@@ -110,21 +110,6 @@ def test_a_text_of_which_nothing_is_left_is_passed_over() -> None:
     assert outcome.notes["bases"][0]["traces"] == 5
 
 
-def test_a_leak_of_the_largest_undoes_no_map() -> None:
-    """What was read through bias is distilled as it is."""
-
-    class Cut(Mapped):
-        def leak_logprobs(self, traces):  # type: ignore[no-untyped-def]
-            return [one.top(5) for one in super().leak_logprobs(traces)]
-
-    traces, service = lesson(8), Cut(fresh("llama", spread=0.5), rank=5)
-    mapped = service.logprobs(traces, released=True)
-    made = ExtractedKD().prepare(traces, [one.top(5) for one in mapped], world(service, 8), service)
-    assert "not all undefended logits" in str(made.notes["inverse"])
-    for one, whole in zip(made.shown, mapped, strict=True):
-        assert torch.allclose(one.known_TK, whole.known_TK, atol=1e-3)
-
-
 def test_one_shown_token_tells_nothing_of_others() -> None:
     traces, service = lesson(4), Shown(fresh("llama"))
     few = [one.top(1) for one in service.logprobs(traces, released=True)]
@@ -191,13 +176,6 @@ def test_what_leaked_is_distilled_where_it_is_known() -> None:
     logq = torch.randn(len(said.tokens), teacher.vocab_size).log_softmax(-1)
     nll = -logq[torch.arange(len(said.tokens)), torch.tensor(said.tokens)]
     assert torch.allclose(LeakedKD().divergence(said.known_TK, logq, 0.0), nll), "elsewhere it is cross-entropy"
-
-    class Few(Shown):
-        def leak_logprobs(self, traces):  # type: ignore[no-untyped-def]
-            return [one.top(3) for one in super().leak_logprobs(traces)]
-
-    nothing = LeakedKD().prepare(traces, shown, world(service, 12), Few(teacher))
-    assert {one.known_TK.shape[-1] for one in nothing.shown} == {0}
 
 
 class Dealt(Mapped):

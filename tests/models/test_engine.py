@@ -17,6 +17,7 @@ from azeotrope.models.decode import Batch, LogitRule, Session, StepView, decode
 from azeotrope.models.engine import Engine, Line, Ticket
 from azeotrope.models.lm import LM, load
 from azeotrope.tasks.lookup import Lookup
+from tiny import fresh
 
 SAMPLING = Sampling(temperature=0.8)
 LIMIT = 60
@@ -135,8 +136,17 @@ def test_a_row_that_breaks_breaks_alone(lm: LM) -> None:
             (alone,) = decode(lm, [given[seed]], [seed], SAMPLING, max_new_tokens=LIMIT)
             assert (tuple(client.ids), client.error) == (alone.ids, None)
     engine.stop()
-    with pytest.raises(RunError, match="finite at step 2"):
+    with pytest.raises(RunError, match=r"no longer finite at step 2, though those of 'embedded/teacher' were"):
         decode(lm, given, range(6), SAMPLING, rules=[Broken()], max_new_tokens=LIMIT)
+
+
+def test_a_model_that_is_broken_itself_is_named() -> None:
+    broken = fresh("llama")
+    broken.model.get_output_embeddings().weight.data[3] = float("nan")
+    with pytest.raises(
+        RunError, match=rf"The logits of '{broken.ref}' were not finite at step 0; check the model"
+    ):
+        decode(broken, [[2, 3]], [0], SAMPLING, max_new_tokens=LIMIT)
 
 
 def test_who_has_just_ended_is_told_of_a_failure_too(lm: LM) -> None:

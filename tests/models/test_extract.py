@@ -286,11 +286,30 @@ def test_another_tokenizer_is_noticed(run: Run) -> None:
         _mismatched(run, served)
 
 
-def _mismatched(run: Run, server: LogitServer) -> None:
+def test_a_tokenizer_that_numbers_tokens_otherwise_is_noticed(run: Run) -> None:
+    """Its names are the server's, its ids are not; half of them agree."""
+
+    class Shuffled(FakeTokenizer):
+        def get_vocab(self) -> dict[str, int]:
+            return {self.decode([i]): i for i in range(VOCAB - 1)}
+
+        def decode(self, ids: list[int], **_: object) -> str:
+            return " ".join(str(i if i % 2 else 2 * (i * 7 % (VOCAB // 2))) for i in ids)
+
+    with pytest.raises(ConfigError, match=r"or numbers otherwise; name the teacher's own"):
+        _mismatched(run, LogitServer(model(), most=20), Shuffled(VOCAB))
+
+
+def test_a_tokenizer_with_half_the_tokens_is_noticed(run: Run) -> None:
+    with pytest.raises(ConfigError, match=r"shows tokens \('\d+'.* that the tokenizer does not have"):
+        _mismatched(run, LogitServer(model(), most=20), FakeTokenizer(VOCAB // 2))
+
+
+def _mismatched(run: Run, server: LogitServer, tokenizer: FakeTokenizer | None = None) -> None:
     """The server names tokens by its tokenizer, the thief looks them up in another."""
     with Served(server) as served:
         endpoint = Endpoint(parse_ref(f"{served.url}#m", api="completions", key_env="", retries=0))
-        extract(endpoint, Vocabulary(FakeTokenizer(VOCAB)), prompts(1), Extraction())
+        extract(endpoint, Vocabulary(tokenizer or FakeTokenizer(VOCAB)), prompts(1), Extraction(k=server.most))
 
 
 # Caps, failures, continuation

@@ -122,6 +122,17 @@ def test_text_defenses_and_strength_0_are_allowed() -> None:
     assert len(releases(defenses=[*kinds, {"kind": "temperature", "heat": 0.0}])) == 7
 
 
+def test_log_probabilities_of_an_endpoint_are_refused_when_planning(tmp_path: Path) -> None:
+    shown = {"n": RELEASED, "access": "topk_logprobs"}
+    for changes in ({"release": shown}, {"release": shown, "attacks": [{"kind": "topk_kd"}]}):
+        with pytest.raises(ConfigError, match=r"'release.access': studies read the text of an endpoint only"):
+            dry_run_of(parse_study(teaching.study(f"{NOBODY}?max_requests=5", **changes)), runs=tmp_path)
+    with pytest.raises(ConfigError, match="needs access full_logits, but the release shows text"):
+        parse_study(teaching.study(NOBODY, attacks=[{"kind": "fkl"}]))
+    with pytest.raises(ConfigError, match=r"'defenses': label_only.* changes what is shown beside the text"):
+        make_plan(parse_study(teaching.study(NOBODY, defenses=[{"kind": "label_only"}])), STAGES)
+
+
 def test_weights_cannot_be_asked_for() -> None:
     bench = Bench(open_teacher(NOBODY), make_task({"kind": "lookup"}), GREEDY)
     with pytest.raises(ConfigError, match="#gold is behind an endpoint, which does not give its weights"):
@@ -194,6 +205,9 @@ def test_the_service_answers_through_the_defense_and_bills(served: Served, tmp_p
     assert service.ledger["spent"] == pytest.approx(Endpoint(parse_ref(spec.teacher)).spent())
     service.ask(problems, seed=3, prefix="<think> First")
     assert (service.queries, service.ledger["requests"]) == (12, 8)
+    service.ask(problems[:1], seed=3, greedy=True)
+    assert served.asked[-1].body["temperature"] == 0
+    assert "top_k" not in served.asked[-1].body, "which not every server knows"
 
 
 def test_what_attacks_ask_is_forecast_once_for_all_arms_and_families(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from azeotrope.core.errors import ConfigError, RunError
 from azeotrope.core.plugins import load as real_load  # before the fixture of this folder replaces it
 from azeotrope.core.sampling import Sampling
 from azeotrope.defenses.base import Bench
+from azeotrope.models.lm import load
 from azeotrope.study.config import Evaluation, Study, parse_study
 from azeotrope.study.plan import make_plan
 from azeotrope.study.run import default_stages
@@ -190,6 +192,9 @@ def test_surfaces_of_a_spec_act_in_the_service() -> None:
     leaked = full.leak_logprobs(traces)
     assert full.queries == 2 + 2 + 2
     assert torch.allclose(leaked[0].known_TK, full.logprobs(traces, released=True)[0].known_TK, atol=1e-5)
+    cut = DefendedService(spec, access=Access.TOPK_LOGPROBS, top=3)
+    assert {e.known_TK.shape[1] for e in cut.logprobs(traces)} == {3}
+    assert torch.equal(cut.leak_logprobs(traces)[0].known_TK, leaked[0].known_TK), "leaks are whole"
     with pytest.raises(ConfigError, match="text only"):
         service(Access.TEXT).leak_logprobs(traces)
 
@@ -230,9 +235,23 @@ def test_a_bias_shows_what_the_largest_hide(step: float, error: float) -> None:
             {"attacks": [{"kind": "inverse_map", "sibling": "embedded/student-othertok-0"}]},
             "public model 'embedded/student-othertok-0' has another vocabulary",
         ),
+        ({"defenses": [{"kind": "cmi", "layer": 99}]}, "numbered from 0; there is no layer 99"),
+        ({"students": [{"family": "PADDED", "bases": 1}]}, "head of the student '.*' has 1032 rows where"),
+        (
+            {"attacks": [{"kind": "inverse_map", "sibling": "PADDED"}]},
+            "head of the public model '.*' has 1032 rows",
+        ),
     ],
 )
-def test_models_that_do_not_fit_are_refused_before_anything_runs(changes: dict[str, Any], sentence: str) -> None:
+def test_models_that_do_not_fit_are_refused_before_anything_runs(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    if "PADDED" in str(changes):
+        lm = load("embedded/student-llama-0")
+        lm.model.resize_token_embeddings(lm.vocab_size + 8)
+        for part in (lm.model, lm.tokenizer):
+            part.save_pretrained(str(tmp_path / "padded"))
+        changes = json.loads(json.dumps(changes).replace("PADDED", str(tmp_path / "padded")))
     raw: dict[str, Any] = {
         "name": "wrong",
         "teacher": "embedded/teacher",
@@ -244,3 +263,22 @@ def test_models_that_do_not_fit_are_refused_before_anything_runs(changes: dict[s
     with pytest.raises(ConfigError, match=sentence):
         make_plan(parse_study({**raw, **changes}), default_stages())
     assert make_plan(parse_study(raw), default_stages()).steps
+
+
+def test_what_a_step_is_expected_to_take_grows_with_its_work() -> None:
+    def tokens(stage: str, *, n: int = 8, **changes: Any) -> float:
+        raw = study(access="full_logits").model_dump(mode="json", exclude_none=True)
+        raw |= {"release": {"n": n, "access": "full_logits"}, **changes}
+        plan = make_plan(parse_study(raw), default_stages())
+        return sum(step.estimate["tokens"] for step in plan.steps if step.stage == stage)
+
+    def attack(**settings: Any) -> float:
+        return tokens("attack", attacks=[{"kind": "fkl", **settings}])
+
+    assert attack(sft={"epochs": 10}) > attack() < tokens("attack", n=80, attacks=[{"kind": "fkl"}])
+    assert attack() < attack(on_policy=0.5) < attack(on_policy=1.0)
+    few, many, more = (
+        tokens("release", defenses=[{"kind": "cmi", "serve": "unmerged", "scale": [1.0], **settings}])
+        for settings in ({"epochs": 5}, {"epochs": 10}, {"epochs": 10, "maps": 3})
+    )
+    assert few < many < more

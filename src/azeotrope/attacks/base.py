@@ -72,7 +72,7 @@ class Service(ABC):
     def leak_logprobs(self, traces: Sequence[Trace]) -> list[Exposure]:
         """The *undefended* distributions along texts: what somebody recorded before the defense was there.
 
-        Billed. Raises ConfigError if the service shows none.
+        Whole, however few the service shows now. Billed. Raises ConfigError if the service shows none.
         """
         raise ConfigError("This service returns text only; release logprobs or choose another attack.")
 

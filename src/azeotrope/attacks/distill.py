@@ -34,7 +34,10 @@ class Distillation(Distilling):
     shares_vocabulary: ClassVar[bool] = True
     may_ignore: ClassVar[bool] = False  # whether missing mass may be left out of D
 
-    missing: Missing = Field(default="rest", description="where not all are shown")
+    missing: Missing = Field(
+        default="rest",
+        description="where not all are shown; at τ ≠ 1 always renormalize, as the rest is not known",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -112,10 +112,9 @@ class ExtractedKD(InverseMap):
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         return [torch.log_softmax(total_TV / self.dither, -1) for total_TV in sums]
 
-    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor] | None:
+    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor]:
         """See `InverseMap._known`; without the rows of a padded head."""
-        known = super()._known(traces, service)
-        return None if known is None else [one_TV[:, : _ids(service)] for one_TV in known]
+        return [one_TV[:, : _ids(service)] for one_TV in super()._known(traces, service)]
 
 
 def _ids(service: Service) -> int:

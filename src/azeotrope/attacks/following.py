@@ -56,6 +56,15 @@ class Distilling(StudentAttack):
             raise ValueError(f"'{self.kind}' compares log-probabilities as they are; leave temperature at 1")
         return self
 
+    @model_validator(mode="after")
+    def _own_texts_have_an_epoch(self) -> Self:
+        if self.on_policy > 0.0 and self.warmup >= self.sft.epochs:
+            raise ValueError(
+                f"{self.warmup} epochs of warmup leave none of {self.sft.epochs} for the student's own texts; "
+                "train longer (sft.epochs), lower warmup, or set on_policy to 0"
+            )
+        return self
+
     @property
     def budget(self) -> Budget:
         """Log-probabilities along the student's own texts are asked for, every epoch after the first `warmup`."""

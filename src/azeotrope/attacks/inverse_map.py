@@ -60,7 +60,15 @@ class InverseMap(Distillation):
     ridge: float = Field(default=1e-3, gt=0, description="pull towards the identity, in squared nats")
     maps: int = Field(default=1, ge=1, description="maps among which requests are dealt, as the thief believes")
     asks: int = Field(default=1, ge=1, description="times that each text is asked for, the release included")
-    sibling: str | None = Field(default=None, description="a public model in place of the leak")
+    sibling: str | None = Field(default=None, min_length=1, description="a public model in place of the leak")
+
+    @model_validator(mode="after")
+    def _maps_can_be_told_apart(self) -> Self:
+        if self.sibling is None and self.maps > self.pairs:
+            raise ValueError(
+                f"{self.pairs} texts cannot tell {self.maps} maps apart; set pairs to as many at least"
+            )
+        return self
 
     @model_validator(mode="after")
     def _own_texts_are_asked_for_once(self) -> Self:
@@ -87,8 +95,6 @@ class InverseMap(Distillation):
         shown, versions = self._averaged(traces, shown, service)
         chosen = range(len(traces) if self.sibling else min(self.pairs, len(traces)))
         known = self._known([traces[i] for i in chosen], service)
-        if known is None:
-            return Material(traces, shown, {"inverse": "not tried: not all undefended logits are known"})
         seen = [shown[i].known_TK for i in chosen]
         found = unmapping.learn(seen, known, self.ridge, self.maps)
 
@@ -129,12 +135,10 @@ class InverseMap(Distillation):
             told[f"kl_{name}"] = float(divergences.forward_kl(*logs).mean())
         return told
 
-    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor] | None:
-        """Undefended (or public) logits along texts; None where the leak holds the largest only."""
+    def _known(self, traces: Sequence[Trace], service: Service) -> list[Tensor]:
+        """Undefended (or public) logits along texts."""
         if self.sibling is None:
-            leaked = service.leak_logprobs(traces)
-            whole = all(one.access is Access.FULL_LOGITS for one in leaked)
-            return [one.known_TK for one in leaked] if whole else None
+            return [one.known_TK for one in service.leak_logprobs(traces)]
         lm = load(self.sibling)
         if lm.tokenizer.get_vocab() != service.tokenizer.get_vocab():
             raise ConfigError(

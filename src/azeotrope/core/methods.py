@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from random import Random
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from azeotrope.core.access import Access
 from azeotrope.core.budget import Budget
@@ -39,6 +41,17 @@ class Settings(BaseModel):
     """Base of all typed settings: frozen, unknown keys and numbers that are not finite rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, values: Any) -> Any:
+        """`k: true` is a mistake, not 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, Mapping) else ():
+            if isinstance(values.get(name), bool):
+                kinds = set(_kinds(field.annotation))
+                if kinds & {int, float} and bool not in kinds:
+                    raise ValueError(f"{name} is no switch and cannot be {str(values[name]).lower()}")
+        return values
 
     def told(self, name: str) -> str:
         """How labels write the value of the setting `name`."""
@@ -182,20 +195,32 @@ def parse_method(cls: type[M], settings: Mapping[str, Any], where: str) -> M:
 
 def explain(error: ValidationError, where: str, cls: type[BaseModel]) -> str:
     """Turn the first pydantic complaint into one sentence with the dotted path and the nearest key."""
-    first = error.errors()[0]
-    path = ".".join([where, *map(str, first["loc"])]).strip(".")
+    found = error.errors()
+    first, among = found[0], _alternatives(found, cls)
+    loc = first["loc"][:-1] if len(among) > 1 else first["loc"]
+    path = ".".join([where, *map(str, loc)]).strip(".")
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         return f"Unknown setting '{path}'.{nearest(key, _keys_at(cls, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{path}' is required."
     message = first["msg"].removeprefix("Value error, ")
+    others = dict.fromkeys(one["msg"].removeprefix("Input should be ").split(",")[0] for one in among[1:])
+    message = " or ".join([message, *others])
     value = first.get("input")
     shown = "" if isinstance(value, dict | list | BaseModel) else f" (got {value!r})"
     return f"'{path}': {message[0].lower() + message[1:]}{shown}."
 
 
-def _keys_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+def _alternatives(found: Sequence[ErrorDetails], cls: type[BaseModel]) -> list[ErrorDetails]:
+    """The complaints about the value of the first: several where each type of a union has its own."""
+    *at, last = found[0]["loc"] or ("",)
+    if found[0]["type"] in ("extra_forbidden", "missing") or isinstance(last, int) or last in _keys_at(cls, at):
+        return [found[0]]
+    return [one for one in found if list(one["loc"][:-1]) == at]
+
+
+def _keys_at(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """The field names of the model that sits at `loc` below `cls` (best effort for nested models)."""
     current: Any = cls
     for part in loc:
@@ -233,6 +258,12 @@ def differing(settings: BaseModel, *, always: str = "", never: str = "") -> list
         else:
             shown.append(f"{name}={told(name)}")
     return shown
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of a union, an annotated one's too."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType, Annotated) else ()
+    return [kind for part in parts for kind in _kinds(part)] if parts else [annotation]
 
 
 def _short(value: Any) -> str:

@@ -56,7 +56,7 @@ class AntidistillationBase(LogitDefense):
         default="tilt", description="is `lam` the tilt λ itself, or a per-token KL budget solved each step"
     )
     backend: Backend = Field(default="finite_difference", description="how Δ is computed")
-    proxy: str = Field(default="embedded/proxy", description="model that stands in for the student")
+    proxy: str = Field(default="embedded/proxy", min_length=1, description="model that stands in for the student")
     protect: str | None = Field(default=None, description="task whose capability is protected (default: own)")
     source: Literal["teacher", "gold"] | None = Field(
         default=None, description="holdout traces of the downstream loss; default teacher, gold for `self`"

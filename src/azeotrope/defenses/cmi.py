@@ -61,7 +61,7 @@ class CMI(TrainedHead):
         default="head", description="where the surrogate's gradient is taken: head, block (the last) or its number"
     )
     kd_only: bool = Field(default=False, description="take g and g' of the distillation term alone")
-    proxy: str = Field(default="embedded/proxy", description="the surrogate student")
+    proxy: str = Field(default="embedded/proxy", min_length=1, description="the surrogate student")
     maps: int = Field(default=1, ge=1, description="maps to train, one of which serves a request; needs unmerged")
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ class DOGe(TrainedHead):
     lr: float = Field(default=1e-3, gt=0)
     alpha: float = Field(default=2.0, gt=0, description="α, temperature of both sides of the KL")
     cap: float = Field(default=5.0, gt=0, description="C in nats: a token's KL counts up to here")
-    proxy: str = Field(default="embedded/proxy", description="model that stands in for the student")
+    proxy: str = Field(default="embedded/proxy", min_length=1, description="model that stands in for the student")
     more_proxies: tuple[str, ...] = Field(default=(), description="further ones; the KL is averaged over all")
 
     @model_validator(mode="after")

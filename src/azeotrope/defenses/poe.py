@@ -37,7 +37,7 @@ class ProductOfExperts(LogitDefense):
     sweep: ClassVar[tuple[float, ...]] = (0.2, 0.4, 0.6)
 
     gamma: float = Field(default=0.4, ge=0, lt=1, description="γ, the proxy's share of the exponent")
-    proxy: str = Field(default="embedded/proxy", description="model that stands in for the student")
+    proxy: str = Field(default="embedded/proxy", min_length=1, description="model that stands in for the student")
 
     def bind(self, bench: Bench) -> LogitRule:
         """Load the proxy. Raises ConfigError unless it shares the teacher's vocabulary."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from azeotrope.core.methods import E, Maturity, SurfaceDefense
 from azeotrope.core.types import Paper
+
+FINEST = 1e-6  # nats; below it, rounding divides by what float32 takes for 0
 
 
 class RoundLogprobs(SurfaceDefense):
@@ -23,7 +25,15 @@ class RoundLogprobs(SurfaceDefense):
     dial: ClassVar[str] = "step"
     sweep: ClassVar[tuple[float, ...]] = (0.1, 1.0, 4.0)
 
-    step: float = Field(default=0.1, ge=0, description="width of a step in nats")
+    step: float = Field(default=0.1, ge=0, description="width of a step in nats; 0 or at least 1e-6")
+
+    @model_validator(mode="after")
+    def _a_float_can_hold_it(self) -> Self:
+        if 0 < self.step < FINEST:
+            raise ValueError(
+                f"log-probabilities are float32, which has no steps of {self.step:g} nats; set step to 0"
+            )
+        return self
 
     def expose(self, exposure: E) -> E:
         """See `SurfaceDefense.expose`."""

@@ -332,16 +332,13 @@ class Run:
             for row, margin in zip(self.live, drawn.margin_B.tolist(), strict=True):
                 if not row.finished:
                     row.margin = min(row.margin, margin)
-        return drawn.tokens_B if drawn.finite_B.all() else self._end(drawn, view.t_B)
+        return drawn.tokens_B if drawn.finite_B.all() else self._end(drawn, view)
 
-    def _end(self, drawn: Drawn, t_B: Tensor) -> Tensor:
+    def _end(self, drawn: Drawn, view: StepView) -> Tensor:
         """End the rows whose logits are not finite, where others should go on; else raise RunError."""
         if not self.lenient:
-            step = int(t_B[int(drawn.finite_B.logical_not().nonzero()[0])])
-            raise RunError(
-                f"The logits were no longer finite at step {step}; lower the defense's strength or check the "
-                "model."
-            )
+            worst = int(drawn.finite_B.logical_not().nonzero()[0])
+            raise RunError(_blamed(self.lm.ref, int(view.t_B[worst]), view.logits_BV[worst]))
         for row, finite in zip(self.live, drawn.finite_B.tolist(), strict=True):
             row.failed = row.failed or not (finite or row.finished)
         return torch.where(drawn.finite_B, drawn.tokens_B, self.lm.eos)
@@ -385,3 +382,16 @@ def _seen(batch: Batch, lm: LM) -> Tensor:
     for i, prompt in enumerate(batch.prompts):
         seen[i, torch.tensor(prompt, dtype=torch.long)] = True
     return seen
+
+
+def _blamed(ref: str, step: int, logits_V: Tensor) -> str:
+    """What to say when nothing can be drawn: the model's own logits are to blame, or what was made of them."""
+    if logits_V.isnan().any() or not torch.isfinite(logits_V.amax()):
+        return (
+            f"The logits of '{ref}' were not finite at step {step}; check the model's weights, its number format, "
+            "and the strength of a map of its logits."
+        )
+    return (
+        f"The logits were no longer finite at step {step}, though those of '{ref}' were; lower the defense's "
+        "strength or check the other models that it reads."
+    )

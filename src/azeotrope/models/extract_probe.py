@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from azeotrope.models.extract_reply import Entry, Shown
 from azeotrope.models.extract_tokens import Vocabulary, is_number
 
 PURPOSE = "probe"
+STRANGE = 0.1  # of the tokens shown may have names that the tokenizer does not know
 _REFUSALS = (400, 403, 405, 415, 422, 501)
 _ALLOWED: dict[Name, tuple[Name, ...]] = {
     "shared": ("shared", "single"),
@@ -54,13 +55,10 @@ class Probe:
                 f"{self._who} shows no log-probabilities; only the method 'argmax' works without them, "
                 "which takes many more queries."
             )
+        strange = [entry for entry in natural.entries if self.words.strange(entry)]
         home = next((i for entry in natural.entries if (i := self.words.find(entry)) is not None), None)
-        if home is None:
-            names = ", ".join(repr(entry.name[:20]) for entry in natural.entries[:3])
-            raise ConfigError(
-                f"{self._who} shows tokens ({names}) that the tokenizer does not have, or not once; "
-                "name the teacher's own."
-            )
+        if home is None or len(strange) > max(1, STRANGE * len(natural.entries)):
+            raise self._other(strange or natural.entries)
         found, k = self._found(home, natural)
         wanted = found if self.method == "auto" else self.method
         if wanted not in _ALLOWED[found]:
@@ -76,6 +74,10 @@ class Probe:
         if self.k > 1:
             asked = [home, *others]
             raised = self._ask(dict.fromkeys(asked, self.bias), self.k)
+            usual = {entry.name for entry in natural.entries}
+            strange = [e for e in raised.top if e.name not in usual and self._unasked(e, raised, asked)]
+            if strange:
+                raise self._other(strange)
             shown = identified(self.words, raised, asked, self.bias)
             if home in shown and any(i in shown for i in others):
                 return "shared", min(self.k, len(raised.top))
@@ -87,6 +89,18 @@ class Probe:
             )
         # Certain under the bias; without it, a token that is not the likeliest has less than half.
         return ("single" if reply.said.logprob > -0.5 else "sampled"), 1
+
+    def _unasked(self, entry: Entry, reply: Shown, asked: Sequence[int]) -> bool:
+        """Whether a token is as likely as raised ones are, and by its name none of those asked for."""
+        near = entry.logprob > max(one.logprob for one in reply.top) - self.bias / 2
+        return near and self.words.identify(entry, asked) is None
+
+    def _other(self, entries: Sequence[Entry]) -> ConfigError:
+        names = ", ".join(repr(entry.name[:20]) for entry in entries[:3])
+        return ConfigError(
+            f"{self._who} shows tokens ({names}) that the tokenizer does not have, or not once, or numbers "
+            "otherwise; name the teacher's own."
+        )
 
     def _moved(self, natural: Shown) -> int:
         """A token that is said when it is raised: the reference of `argmax`."""

@@ -51,6 +51,7 @@ class Vocabulary:
                 self._pieces[i], self._raw[i] = piece, _bytes_of(piece, byte_level)
         self._by_text, self._by_raw = _index(self.texts), _index(self._raw)
         self._by_piece = _index(self._pieces)
+        self._spellings = {piece.replace("▁", " ") for piece in self._pieces if piece is not None}
 
     @property
     def most_alike(self) -> int:
@@ -106,6 +107,14 @@ class Vocabulary:
             if same:
                 return same[0] if len(same) == 1 else None
         return None
+
+    def strange(self, entry: Entry) -> bool:
+        """Whether an entry is surely of another vocabulary: no token has its number, its bytes or its text."""
+        by_id, raw = _BY_ID.fullmatch(entry.name), _raw_of(entry)
+        if by_id is not None:
+            return int(by_id[1]) >= self.size
+        known = entry.name in self._by_text or entry.name in self._by_piece or entry.name in self._spellings
+        return not (known or raw in self._by_raw or "\ufffd" in entry.name or _BY_BYTES.fullmatch(entry.name))
 
     def spread(self, n: int, without: Collection[int]) -> list[int]:
         """`n` tokens of unique texts, from all over the vocabulary, that are not in `without`."""

@@ -132,7 +132,8 @@ def resolve(ref: str) -> str | Path:
     if ref.startswith(EMBEDDED_PREFIX):
         name = ref.removeprefix(EMBEDDED_PREFIX)
         if name not in embedded_names():
-            raise ConfigError(f"There is no embedded model '{ref}'.{nearest(name, embedded_names())}")
+            known = [EMBEDDED_PREFIX + one for one in embedded_names()]
+            raise ConfigError(f"There is no embedded model '{ref}'.{nearest(ref, known)}")
         return EMBEDDED_ROOT / name
     return ref
 
@@ -196,6 +197,7 @@ class Outline:
     ref: str
     vocab_size: int
     vocabulary: dict[str, int]
+    blocks: int  # 0: not known
 
 
 @lru_cache(maxsize=64)
@@ -208,8 +210,10 @@ def outline(ref: str) -> Outline | None:
     if not (where / "config.json").is_file():
         return None
     try:
-        size = AutoConfig.from_pretrained(str(where)).get_text_config().vocab_size
-        return Outline(ref, int(size), load_tokenizer(ref).get_vocab())
+        told = AutoConfig.from_pretrained(str(where)).get_text_config()
+        return Outline(
+            ref, int(told.vocab_size), load_tokenizer(ref).get_vocab(), getattr(told, "num_hidden_layers", 0)
+        )
     except (OSError, ValueError, AttributeError, MissingError):
         return None  # loading it will say what is wrong
 

@@ -162,9 +162,12 @@ def block(lm: LM, number: int) -> torch.nn.Module:
     """A transformer block by its number (−1: the last). Raises ConfigError if there is none of that number."""
     for module in trunk(lm).children():
         if isinstance(module, torch.nn.ModuleList) and len(module):
-            if number >= len(module):
-                raise ConfigError(
-                    f"The model '{lm.ref}' has {len(module)} blocks, numbered from 0; there is no layer {number}."
-                )
+            check_block(lm.ref, len(module), number)
             return module[number]
     raise ConfigError(f"The model '{lm.ref}' has no list of blocks; use layer: head.")
+
+
+def check_block(ref: str, blocks: int, number: int) -> None:
+    """Raise ConfigError unless a model of so many blocks has one of this number."""
+    if number >= blocks:
+        raise ConfigError(f"The model '{ref}' has {blocks} blocks, numbered from 0; there is no layer {number}.")

@@ -30,6 +30,7 @@ from azeotrope.core.methods import (
     parse_method,
 )
 from azeotrope.core.seeds import fingerprint
+from azeotrope.models.endpoint_settings import is_endpoint
 from azeotrope.study.config import Study
 from azeotrope.study.vocabulary import PASSIVE, UNDEFENDED
 
@@ -110,6 +111,7 @@ def expand(study: Study) -> Expansion:
         _no_repeats(group, [(item.label, item.identity) for item in found])
     _no_repeats("defenses", [(arm.label, arm.identity) for arm in arms if arm.settings])
     _check_access(study, attacks)
+    _check_surfaces(study, arms)
     wanted = study.analysis.headline.attack
     labels = [attack.label for attack in attacks]
     if wanted is not None and wanted not in labels:
@@ -208,14 +210,29 @@ def _method(group: str, entry: Any, where: str) -> Named:
 
 
 def _check_access(study: Study, attacks: Sequence[Named]) -> None:
-    """Raise ConfigError for an attack that reads more than the release shows."""
+    """Raise ConfigError for an attack that reads more than the release shows, or a release no endpoint makes."""
     shown = Access.named(study.release.access)
+    if shown > Access.TEXT and is_endpoint(study.teacher):
+        raise ConfigError(
+            f"'release.access': studies read the text of an endpoint only, not the {study.release.access} of "
+            f"{study.teacher}; set it to text (`azeotrope extract` reads an endpoint's log-probabilities)."
+        )
     for i, attack in enumerate(attacks):
         if attack.needs > shown:
             needed = attack.needs.name.lower()
             raise ConfigError(
                 f"'attacks.{i}': {attack.label} needs access {needed}, but the release shows "
                 f"{study.release.access}; set release.access: {needed} or leave the attack out."
+            )
+
+
+def _check_surfaces(study: Study, arms: Sequence[Arm]) -> None:
+    """Raise ConfigError for a defense of what is shown beside the text, where an endpoint is read as text."""
+    for arm in arms:
+        if arm.surfaces and is_endpoint(study.teacher):
+            raise ConfigError(
+                f"'defenses': {arm.label} changes what is shown beside the text, and studies read the text of an "
+                "endpoint only; leave it out."
             )
 
 

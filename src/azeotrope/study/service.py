@@ -23,6 +23,7 @@ from azeotrope.core.seeds import derive
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import Bench, Pipeline, assemble
 from azeotrope.models.decode import LogitRule
+from azeotrope.models.endpoint_settings import is_endpoint
 from azeotrope.models.exposure import Exposure
 from azeotrope.models.gradients import completions
 from azeotrope.models.lm import LM, load
@@ -62,8 +63,9 @@ class DefendedService(Service):
     ) -> list[Trace]:
         """See `Service.ask`."""
         bench, pipeline, sampling = bench_of(self.spec), self.pipeline, self.spec.sampling
-        if greedy:  # the defense acts as ever, and then the likeliest token is taken
-            sampling = sampling.model_copy(update={"top_k": 1})
+        if greedy:  # the defense acts as ever, and then the likeliest token is taken; endpoints know no such order
+            likeliest = {"temperature": 0.0, "top_k": 0} if is_endpoint(self.spec.teacher) else {"top_k": 1}
+            sampling = sampling.model_copy(update=likeliest)
         before = bench.writer.ledger()
         released, raw = release_traces(pipeline, bench.task, problems, sampling, seed, prefix=prefix)
         self._bill(raw, since(before, bench.writer.ledger()))
@@ -138,9 +140,8 @@ class DefendedService(Service):
         """See `Service.leak_logprobs`."""
         if self.access is Access.TEXT:
             return super().leak_logprobs(traces)
-        found = self._along(bench_of(self.spec).teacher, traces, (), [trace.seed for trace in traces])
         self._bill(traces, {})
-        return [one.top(self.top) for one in found] if self.access < Access.FULL_LOGITS else found
+        return self._along(bench_of(self.spec).teacher, traces, (), [trace.seed for trace in traces])
 
     def _shown(self, traces: Sequence[Trace], access: Access, seeds: Sequence[int]) -> list[Exposure]:
         """What requests with these seeds are shown; what the service does not show anyway is cut in the end."""

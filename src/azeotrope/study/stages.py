@@ -19,14 +19,16 @@ from azeotrope.core.release import Release
 from azeotrope.core.seeds import derive, fingerprint
 from azeotrope.core.types import Problem, Trace
 from azeotrope.defenses.base import assemble
-from azeotrope.models.endpoint import is_endpoint, parse_ref
+from azeotrope.models.endpoint import is_endpoint
 from azeotrope.models.learnable import check_rank
 from azeotrope.models.lm import check_pair, family_members, load, outline, revision
 from azeotrope.models.precision import native_bfloat16
+from azeotrope.models.purify import check_block
 from azeotrope.models.scoring import checking
 from azeotrope.models.teacher import Teacher, check_defenses, since
 from azeotrope.study.asking import HOLDOUT_TRACES, questionnaire
 from azeotrope.study.detectability import detect
+from azeotrope.study.effort import effort
 from azeotrope.study.measure import measure_students, measure_teacher, reader_of
 from azeotrope.study.service import (
     DefendedService,
@@ -92,22 +94,8 @@ class ModelStages:
         return found
 
     def estimate(self, spec: Spec) -> Estimate:
-        """A rough cost on one core with the embedded models; rescaled by real timings once there are any."""
-        if isinstance(spec, DetectSpec):
-            return {"seconds": 6.0, "tokens": 0}
-        task = make_task(spec.task)
-        tokens = min(120, task.max_new_tokens)
-        test = spec.evaluation.problems * tokens
-        if isinstance(spec, ReleaseSpec):
-            defended = 3.0 if any(s["kind"] in ("ads", "permutation") for s in spec.arm) else 1.0
-            amount = spec.n * tokens + test
-            asked = is_endpoint(spec.teacher) and not spec.arm  # the other arms read what it was answered
-            speed = 40 * parse_ref(spec.teacher).concurrency if asked else 20_000
-            return {"seconds": 3.0 + defended * amount / speed, "tokens": amount}
-        if isinstance(spec, AttackSpec):
-            amount = spec.bases * (500 * 5 * tokens + test)
-            return {"seconds": 2.0 + amount / 15_000, "tokens": amount}
-        return {"seconds": 1.0 + spec.bases * test / 20_000, "tokens": spec.bases * test}
+        """See `effort`."""
+        return effort(spec)
 
     def release(self, spec: ReleaseSpec, out: Path) -> None:
         """Defend the teacher, write its release, and measure it on the test problems."""
@@ -212,7 +200,7 @@ class ModelStages:
 
 
 def _check_models(spec: ReleaseSpec) -> None:
-    """Raise ConfigError for a proxy of another vocabulary or a rank beyond it, where that is known by now."""
+    """Raise ConfigError for a proxy of another vocabulary, a rank or a layer beyond its models, where known."""
     teacher = None if is_endpoint(spec.teacher) else outline(spec.teacher)
     for settings in spec.arm if teacher else ():
         assert teacher is not None
@@ -220,6 +208,8 @@ def _check_models(spec: ReleaseSpec) -> None:
         for ref in ([settings["proxy"]] if needs else []) + list(settings.get("more_proxies", ())):
             if proxy := outline(ref):
                 check_pair(teacher, proxy)
+                if proxy.blocks and isinstance(settings.get("layer"), int):
+                    check_block(ref, proxy.blocks, settings["layer"])
         check_rank(teacher, settings.get("rank", 0))
 
 
@@ -228,12 +218,21 @@ def _check_students(spec: AttackSpec, refs: Sequence[str]) -> None:
     teacher = None if is_endpoint(spec.release.teacher) else outline(spec.release.teacher)
     if teacher is None or not plugins.load("attacks", spec.attack["kind"]).shares_vocabulary:
         return
+    whole = Access.named(spec.access) is Access.FULL_LOGITS and not spec.surfaces
     for role, names in (("student", refs), ("public model", [spec.attack.get("sibling")])):
         for other in (outline(ref) for ref in names if ref):
-            if other is not None and other.vocabulary != teacher.vocabulary:
+            if other is None:
+                continue
+            if other.vocabulary != teacher.vocabulary:
                 raise ConfigError(
                     f"The attack '{spec.attack['kind']}' compares distributions token by token, but the {role} "
                     f"'{other.ref}' has another vocabulary than the teacher; use uld, gold or alm, or another one."
+                )
+            if whole and other.vocab_size != teacher.vocab_size:
+                raise ConfigError(
+                    f"The attack '{spec.attack['kind']}' reads whole distributions, and the head of the {role} "
+                    f"'{other.ref}' has {other.vocab_size} rows where the teacher's has {teacher.vocab_size}; "
+                    "resize it (resize_token_embeddings)."
                 )
 
 
