@@ -206,7 +206,9 @@ def test_less_access_than_needed_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "settings"), PAYING, ids=str)
 def test_the_bill_is_the_declared_budget(kind: str, settings: Mapping[str, Any]) -> None:
-    short = {"sft": {"epochs": 1, "curve_points": 0}} if "sft" in attack_class(kind).model_fields else {}
+    fields = attack_class(kind).model_fields
+    warmup = fields["warmup"].default if "warmup" in fields else 0
+    short = {"sft": {"epochs": warmup + 1, "curve_points": 0}} if "sft" in fields else {}
     attack, bases, n = build(kind, {**short, **settings}), [fresh("llama"), fresh("gpt2")], 20
     budget = attack.budget
     assert isinstance(budget, Budget)
