@@ -98,7 +98,7 @@ def listens(url: str) -> bool:
     ("words", "message"),
     [
         (["--upstream", "http://x/v1", "--teacher", "embedded/teacher"], "Give one of"),
-        (["--teacher", "embedded/techer"], "Did you mean 'teacher'?"),
+        (["--teacher", "embedded/techer"], "Did you mean 'embedded/teacher'?"),
         (["--upstream", "ftp://x"], "http://127.0.0.1:8000/v1"),
         (["--upstream", "http://user:secret@x/v1"], "must not hold a password"),
         (["--upstream", "http://x/v1", "--policy", "absent.yaml"], "no policy file"),
